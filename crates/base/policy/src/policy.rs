@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use ringwall_types::{ByteSize, CpuShare, Isolation, LimitKind, SandboxName, Tier, WallTime};
 use serde::{Deserialize, Serialize};
 
+use crate::mount::Mount;
+
 /// What one sandbox may see, change and use. The TOML policy file has the same shape and names.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -47,7 +49,7 @@ pub enum Changes {
     None,
 }
 
-/// Files and directories. Paths are absolute.
+/// Files and directories. Paths are absolute once a policy is loaded or merged ([`crate::resolve_path`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FilePolicy {
@@ -67,18 +69,6 @@ pub struct FilePolicy {
     pub workdir: Option<PathBuf>,
     /// Whether tool roots below the home directory that are on PATH are visible read-only.
     pub home_tools: bool,
-}
-
-/// One `HOST:GUEST[:ro]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Mount {
-    /// The path on the host.
-    pub host: PathBuf,
-    /// The path inside.
-    pub guest: PathBuf,
-    /// Whether writes are refused; else they go straight to the host.
-    pub read_only: bool,
 }
 
 /// The network.
@@ -147,29 +137,5 @@ impl Default for FilePolicy {
             workdir: None,
             home_tools: true,
         }
-    }
-}
-
-impl TryFrom<String> for Mount {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let bad = || format!("bad mount {text:?}: use HOST:GUEST or HOST:GUEST:ro, both absolute paths");
-        let (paths, read_only) = match text.strip_suffix(":ro") {
-            Some(paths) => (paths, true),
-            None => (text.as_str(), false),
-        };
-        let (host, guest) = paths.split_once(':').ok_or_else(bad)?;
-        if !host.starts_with('/') || !guest.starts_with('/') || guest.contains(':') {
-            return Err(bad());
-        }
-        Ok(Mount { host: PathBuf::from(host), guest: PathBuf::from(guest), read_only })
-    }
-}
-
-impl From<Mount> for String {
-    fn from(mount: Mount) -> Self {
-        let suffix = if mount.read_only { ":ro" } else { "" };
-        format!("{}:{}{suffix}", mount.host.display(), mount.guest.display())
     }
 }

@@ -1,1 +1,19 @@
-//! See Cargo.toml; filled in below.
+//! Raw Linux calls that `rustix` has no safe form of: the home of unsafe code. Each file wraps one family and exposes safe functions.
+
+pub mod exec;
+pub mod mount;
+pub mod notify;
+pub mod pass_fd;
+pub mod privilege;
+pub mod process;
+pub mod signal;
+
+use std::io;
+
+/// One instruction of a seccomp filter (`struct sock_filter`).
+pub type Instruction = libc::sock_filter;
+
+/// Turns a libc-style return value into a result.
+pub(crate) fn check(value: libc::c_long) -> io::Result<libc::c_long> {
+    if value < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
+}

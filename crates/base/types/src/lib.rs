@@ -6,5 +6,5 @@ mod name;
 mod tier;
 
 pub use limit::{ByteSize, CpuShare, LimitKind, ParseLimitError, WallTime};
-pub use name::{ParseNameError, SandboxName};
+pub use name::{MAX_NAME_BYTES, ParseNameError, SandboxName};
 pub use tier::{Isolation, ParseTierError, Tier};

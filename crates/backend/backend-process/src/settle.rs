@@ -1,0 +1,116 @@
+//! The layer of a run: made or found before it, and settled after it: kept, committed or thrown away.
+
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::time::SystemTime;
+
+use ringwall_layer::{Capture, CommitOptions, LockHeld, OpenCaptureError, Pending};
+use ringwall_policy::Changes;
+use ringwall_sandbox::ChangeSummary;
+
+use crate::error::{RunError, keeper};
+use crate::keeper::Keeper;
+use crate::plan::{HostPath, Plan};
+use crate::protections;
+use crate::state::StoredSandbox;
+
+/// A run's layer.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    /// The capture.
+    pub(crate) capture: Capture,
+    /// Its directory, found and identified.
+    pub(crate) host: HostPath,
+}
+
+/// Makes a new name's layer, or continues an existing one.
+pub(crate) fn prepare(stored: &StoredSandbox, is_new: bool, plan: &Plan) -> Result<Option<Layer>, RunError> {
+    let refuse = |why: String| RunError::Continue { name: stored.name().clone(), why };
+    if !is_new {
+        if stored.record().is_some_and(|record| record.ended.is_none() && record.is_init_alive()) {
+            return Err(refuse("processes of its last run are still there; run `ringwall gc` first".to_owned()));
+        }
+        if let Some(private) = &plan.private {
+            protections::remove_private(private);
+        }
+    }
+    protections::make_private(plan)?;
+    let Some(target) = &plan.captured else { return Ok(None) };
+    let capture = match if is_new { Err(None) } else { Capture::open(stored.path()).map_err(Some) } {
+        Ok(capture) => {
+            if capture.target() != target.path {
+                return Err(refuse(format!("it holds changes of {}, not of {}", capture.target().display(), target.path.display())));
+            }
+            if capture.pending().map_err(|error| refuse(error.to_string()))? != Pending::Nothing {
+                return Err(refuse(format!("a commit of it was interrupted; finish it with `ringwall commit {}`", stored.name())));
+            }
+            capture
+        }
+        Err(None | Some(OpenCaptureError::NotFound { .. })) => {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            Capture::create(stored.path(), &target.path, u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), None)?
+        }
+        Err(Some(error)) => return Err(refuse(crate::launch::chain(error))),
+    };
+    let metadata = std::fs::symlink_metadata(stored.path()).map_err(keeper("look at the layer"))?;
+    // Canonical, as every path that is opened without following links must be.
+    let path = std::fs::canonicalize(stored.path()).map_err(keeper("look at the layer"))?;
+    let host = HostPath { path, id: (metadata.dev(), metadata.ino()), is_dir: true };
+    Ok(Some(Layer { capture, host }))
+}
+
+/// Settles what the run changed, as its policy says.
+pub(crate) fn settle(
+    keeper: &Keeper<'_>,
+    stored: &StoredSandbox,
+    layer: Option<&mut Layer>,
+    exit_code: i32,
+    notes: &mut Vec<String>,
+) -> Result<Option<ChangeSummary>, RunError> {
+    let Some(layer) = layer else { return Ok(None) };
+    let summarize = |capture: &Capture, state: &str, notes: &mut Vec<String>| match capture.scan() {
+        Ok(scan) => {
+            let summary = scan.summary();
+            ChangeSummary {
+                state: state.to_owned(),
+                target: capture.target().to_owned(),
+                added: summary.added,
+                modified: summary.modified + summary.metadata_only,
+                deleted: summary.deleted,
+            }
+        }
+        Err(error) => {
+            notes.push(format!("the changes can't be counted: {}", crate::launch::chain(error)));
+            ChangeSummary { state: state.to_owned(), target: capture.target().to_owned(), added: 0, modified: 0, deleted: 0 }
+        }
+    };
+    match keeper.plan().changes {
+        Changes::Discard | Changes::None => Ok(None),
+        // What can't be read is kept: losing it is the one thing that can't be mended.
+        _ if layer.capture.is_empty().unwrap_or(false) => Ok(None),
+        Changes::Commit if exit_code == 0 => {
+            let mut summary = summarize(&layer.capture, "committed", notes);
+            match layer.capture.commit(LockHeld::assert(stored.lock()), CommitOptions::default()) {
+                Ok(report) => {
+                    for stripped in report.stripped {
+                        notes.push(format!("not committed: {stripped:?}"));
+                    }
+                }
+                Err(error) => {
+                    notes.push(format!("the changes were not committed: {}", crate::launch::chain(error)));
+                    summary.state = "kept".to_owned();
+                }
+            }
+            Ok(Some(summary))
+        }
+        Changes::Keep | Changes::Commit => Ok(Some(summarize(&layer.capture, "kept", notes))),
+    }
+}
+
+/// Throws a name and its layer away.
+pub(crate) fn discard(stored: StoredSandbox, layer: Option<Layer>) -> Result<(), String> {
+    if let Some(layer) = layer {
+        layer.capture.discard(LockHeld::assert(stored.lock())).map_err(crate::launch::chain)?;
+    }
+    stored.remove().map_err(crate::launch::chain)
+}
