@@ -585,7 +585,12 @@ impl Keeper<'_> {
         if kept || keep_record || (self.spec.policy.name.is_some() && self.plan.changes == Changes::Keep) {
             self.write_record(ended)?;
         } else {
-            if let Err(why) = settle::discard(self.stored, layer) {
+            let removed = if changes.is_none() && self.plan.changes != Changes::Discard {
+                settle::remove_unchanged(self.stored, layer)
+            } else {
+                settle::discard(self.stored, layer)
+            };
+            if let Err(why) = removed {
                 notes.push(format!("what the run left could not be removed, `ringwall gc` tries again: {why}"));
             }
         }

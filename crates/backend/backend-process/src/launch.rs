@@ -109,16 +109,21 @@ impl Launch<'_> {
         let mut rlimits = self.plan.limits.rlimits.clone();
         rlimits.push((Rlimit::MessageQueues, 0));
         apply_rlimits(&rlimits).map_err(chain)?;
+        // Rules are opened while it still can be done: the user that the program becomes may not reach them by path.
+        let rules = self.restriction.as_ref().map(landlock::prepare).transpose().map_err(chain)?;
         if let Some((uid, gid)) = self.user {
             privilege::become_user(uid, gid).map_err(|error| format!("can't change the user: {error}"))?;
             // Changing the user cleared it.
             privilege::die_with_parent(9).map_err(|error| format!("can't tie the program to its keeper: {error}"))?;
         }
-        drop_privileges().map_err(chain)?;
+        if self.plan.tier == Tier::Landlock {
+            // In the namespace tier init has dropped them for itself and its children.
+            drop_privileges().map_err(chain)?;
+        }
         signal::restore_defaults().map_err(|error| format!("can't reset signals: {error}"))?;
         close_on_exec_from(3).map_err(|error| format!("can't close what was inherited: {error}"))?;
-        if let Some(restriction) = &self.restriction {
-            landlock::restrict(restriction).map_err(chain)?;
+        if let Some(rules) = rules {
+            landlock::enforce(rules).map_err(chain)?;
         }
         Ok(())
     }

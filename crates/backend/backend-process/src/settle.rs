@@ -1,7 +1,6 @@
 //! The layer of a run: made or found before it, and settled after it: kept, committed or thrown away.
 
-use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::SystemTime;
 
 use ringwall_layer::{Capture, CommitOptions, LockHeld, OpenCaptureError, Pending};
@@ -44,6 +43,7 @@ pub(crate) fn prepare(stored: &StoredSandbox, is_new: bool, plan: &Plan) -> Resu
             if capture.pending().map_err(|error| refuse(error.to_string()))? != Pending::Nothing {
                 return Err(refuse(format!("a commit of it was interrupted; finish it with `ringwall commit {}`", stored.name())));
             }
+            renew_work(stored)?;
             capture
         }
         Err(None | Some(OpenCaptureError::NotFound { .. })) => {
@@ -57,6 +57,43 @@ pub(crate) fn prepare(stored: &StoredSandbox, is_new: bool, plan: &Plan) -> Resu
     let path = std::fs::canonicalize(stored.path()).map_err(keeper("look at the layer"))?;
     let host = HostPath { path, id: (metadata.dev(), metadata.ino()), is_dir: true };
     Ok(Some(Layer { capture, host }))
+}
+
+/// Makes the overlay's work directory anew: it still says that the last mount was volatile, which refuses the next one.
+fn renew_work(stored: &StoredSandbox) -> Result<(), RunError> {
+    let work = stored.path().join("work");
+    let inner = work.join("work");
+    // overlayfs leaves it without any permission; symbolic links can't be there, only overlayfs writes to it.
+    match std::fs::set_permissions(&inner, std::fs::Permissions::from_mode(0o700)) {
+        Ok(()) => std::fs::remove_dir_all(&inner).map_err(keeper("clear the work directory"))?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(keeper("clear the work directory")(error)),
+    }
+    Ok(())
+}
+
+/// Removes the state of a run that changed nothing, in as few calls as that takes: most runs end here. Anything unexpected is left to
+/// [`discard`].
+pub(crate) fn remove_unchanged(stored: StoredSandbox, layer: Option<Layer>) -> Result<(), String> {
+    let path = stored.path();
+    if layer.is_some() {
+        let inner = path.join("work/work");
+        // The upper directory is removed first, and only if it is empty: nothing is lost by stopping after any step.
+        let removed = rustix::fs::rmdir(path.join("upper")).is_ok() && {
+            let reach = |path: &std::path::Path| drop(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)));
+            let incompat = inner.join("incompat");
+            let volatile = incompat.join("volatile");
+            reach(&inner);
+            reach(&incompat);
+            reach(&volatile);
+            drop(rustix::fs::unlink(volatile.join("dirty")));
+            [&volatile, &incompat, &inner, &path.join("work")].into_iter().all(|directory| rustix::fs::rmdir(directory).is_ok())
+        };
+        if !removed {
+            return discard(stored, layer);
+        }
+    }
+    stored.remove().map_err(crate::launch::chain)
 }
 
 /// Settles what the run changed, as its policy says.

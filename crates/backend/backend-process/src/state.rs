@@ -6,7 +6,7 @@
 //! committed, and that syncs.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -296,8 +296,12 @@ impl StoredSandbox {
         let path = self.path.join("record.json");
         let text = serde_json::to_vec(record).unwrap_or_default();
         let fresh = self.path.join("record.new");
-        fs::write(&fresh, text)
-            .and_then(|()| fs::rename(&fresh, &path))
+        // The first record of a name replaces nothing: a reader that meets half of it finds the name locked, and so running.
+        let written = match rustix::fs::open(&path, OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR) {
+            Ok(file) => fs::File::from(file).write_all(&text),
+            Err(_) => fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, &path)),
+        };
+        written
             .map_err(|source| OpenStateError::Io { path, source })
     }
 
@@ -312,12 +316,24 @@ impl StoredSandbox {
     /// # Errors
     /// What the file system says.
     pub fn remove(self) -> Result<(), OpenStateError> {
-        for file in ["record.json", "record.new", "output.log", "capture.json", "lock"] {
+        let unlink = |file: &str| {
             let path = self.path.join(file);
             match rustix::fs::unlink(&path) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(error) => return Err(at(&path)(error)),
+                Ok(()) | Err(Errno::NOENT) => Ok(()),
+                Err(error) => Err(at(&path)(error)),
             }
+        };
+        for file in ["record.json", "capture.json", "lock"] {
+            unlink(file)?;
+        }
+        match rustix::fs::rmdir(&self.path) {
+            Err(Errno::NOTEMPTY | Errno::EXIST) => {
+                for file in ["record.new", "output.log", "capture.json.new"] {
+                    unlink(file)?;
+                }
+            }
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(at(&self.path)(error)),
         }
         match rustix::fs::rmdir(&self.path) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr,
     RulesetError, Scope,
 };
 use rustix::fs::{CWD, Mode, OFlags};
@@ -100,11 +100,11 @@ fn rights(grant: Grant, abi: u32, is_dir: bool) -> BitFlags<AccessFs> {
     if is_dir { granted } else { granted & AccessFs::from_file(abi) }
 }
 
-/// Restricts the calling thread for good. Needs `no_new_privs`.
+/// Makes the rule set: opens every path. Nothing is restricted yet.
 ///
 /// # Errors
-/// Whatever keeps the rule set from being enforced whole; the process must then not go on.
-pub fn restrict(restriction: &Restriction) -> Result<(), RestrictError> {
+/// A path that can't be opened, or the kernel's refusal.
+pub fn prepare(restriction: &Restriction) -> Result<RulesetCreated, RestrictError> {
     let abi = known(restriction.abi);
     let handled = match restriction.control {
         Control::Everything => AccessFs::from_all(abi),
@@ -128,7 +128,15 @@ pub fn restrict(restriction: &Restriction) -> Result<(), RestrictError> {
             created = created.add_rule(PathBeneath::new(fd.as_fd(), allowed)).map_err(RestrictError::Refused)?;
         }
     }
-    let status = created.restrict_self().map_err(RestrictError::Refused)?;
+    Ok(created)
+}
+
+/// Restricts the calling thread for good.
+///
+/// # Errors
+/// Whatever keeps the rule set from being enforced whole; the process must then not go on.
+pub fn enforce(rules: RulesetCreated) -> Result<(), RestrictError> {
+    let status = rules.restrict_self().map_err(RestrictError::Refused)?;
     if status.ruleset == landlock::RulesetStatus::FullyEnforced { Ok(()) } else { Err(RestrictError::Partial) }
 }
 

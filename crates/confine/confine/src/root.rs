@@ -4,6 +4,7 @@
 //! one before: open every source on the host (nothing is resolved later), lay out a fresh tree on a memory file system, pivot.
 //! The old root is detached last, so nothing of the host stays reachable. Mounts live in this namespace only and end with it.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -11,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use ringwall_sys::mount::{self, MountAttributes};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -145,12 +146,14 @@ fn host(path: &Path) -> CString {
     CString::new(path.as_os_str().as_bytes()).unwrap_or_default()
 }
 
-fn make_parents(path: &Path) -> Result<(), BuildRootError> {
+/// Makes the directories above `path`, each once: most entries share theirs.
+fn make_parents(path: &Path, made: &mut BTreeSet<PathBuf>) -> Result<(), BuildRootError> {
     let relative = path.strip_prefix("/").unwrap_or(path);
-    let mut sofar = PathBuf::new();
-    for part in relative.parent().into_iter().flat_map(Path::components) {
-        sofar.push(part);
-        make_dir(&sofar, 0o755)?;
+    let Some(parent) = relative.parent() else { return Ok(()) };
+    let mut missing: Vec<&Path> = parent.ancestors().take_while(|above| !above.as_os_str().is_empty() && !made.contains(*above)).collect();
+    while let Some(directory) = missing.pop() {
+        make_dir(directory, 0o755)?;
+        made.insert(directory.to_owned());
     }
     Ok(())
 }
@@ -166,6 +169,13 @@ fn make_dir(relative: &Path, mode: u32) -> Result<(), BuildRootError> {
 }
 
 fn make_file(relative: &Path, content: &[u8], mode: u32) -> Result<(), BuildRootError> {
+    if content.is_empty() {
+        // One call in place of open and close.
+        return match rustix::fs::mknodat(CWD, relative, FileType::RegularFile, Mode::from_raw_mode(mode), 0) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(step("make file", relative)(error.into())),
+        };
+    }
     let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let fd = rustix::fs::open(relative, flags, Mode::from_raw_mode(mode))
         .map_err(|error| step("make file", relative)(error.into()))?;
@@ -271,9 +281,10 @@ fn lay_out(sources: &Sources) -> Result<(), BuildRootError> {
         let path = Path::new("dev").join(name);
         rustix::fs::symlink(target, &path).map_err(|error| step("make link", &path)(error.into()))?;
     }
+    let mut made = BTreeSet::new();
     for (entry, _) in &sources.entries {
         let path = entry.path();
-        make_parents(path)?;
+        make_parents(path, &mut made)?;
         let relative = path.strip_prefix("/").unwrap_or(path);
         match entry {
             Entry::System(source) => {
@@ -378,10 +389,12 @@ fn capture(path: &Path, lower: &Held, layer: &Held, point: &std::ffi::CStr) -> R
             }
         }
     };
+    // Volatile (Linux 5.10): without it the end of the mount syncs the whole file system that holds the layer, tens of milliseconds on a
+    // busy disk. What must survive a power cut is committed, and a commit syncs its own copies.
     let lower_fd = name(lower)?;
     let layer_fd = name(layer)?;
     let options = format!(
-        "userxattr,lowerdir=/proc/self/fd/{lower_fd},upperdir=/proc/self/fd/{layer_fd}/upper,workdir=/proc/self/fd/{layer_fd}/work"
+        "userxattr,volatile,lowerdir=/proc/self/fd/{lower_fd},upperdir=/proc/self/fd/{layer_fd}/upper,workdir=/proc/self/fd/{layer_fd}/work"
     );
     let options = CString::new(options).unwrap_or_default();
     mount::mount(c"overlay", point, c"overlay", MS_NOSUID | MS_NODEV, &options).map_err(step("capture writes of", path))

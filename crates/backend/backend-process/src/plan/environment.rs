@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use ringwall_policy::EnvPolicy;
 
-use super::{PlanError, c_string};
+use super::{HostPath, PlanError, c_string};
 
 /// PATH where the caller's says nothing usable, and always with a root file system of its own.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -20,7 +20,7 @@ pub(crate) fn variable<'a>(caller: &'a [(OsString, OsString)], name: &str) -> Op
 /// Returns the caller's home directory, canonical where it exists.
 pub(crate) fn home(caller: &[(OsString, OsString)]) -> Option<PathBuf> {
     let home = PathBuf::from(variable(caller, "HOME")?);
-    (home.is_absolute() && home != Path::new("/")).then(|| std::fs::canonicalize(&home).unwrap_or(home))
+    (home.is_absolute() && home != Path::new("/")).then(|| HostPath::find(&home).map_or(home, |found| found.path))
 }
 
 /// Returns the directories of the caller's PATH that exist inside, in order and once each.

@@ -5,9 +5,9 @@
 //! or history: `~/.cargo` has credentials.toml in it, so only its `bin` is shown.
 
 use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::HostPath;
 use super::environment::variable;
 
 /// What a directory on PATH (its path below the home begins like this) stands for.
@@ -67,30 +67,24 @@ pub(crate) fn roots(caller: &[(OsString, OsString)], home: &Path, command: &[OsS
     {
         directories.push(parent.to_owned());
     }
+    directories.sort();
+    directories.dedup();
     let mut found: Vec<PathBuf> = Vec::new();
     for directory in directories {
-        let Ok(mut below) = directory.strip_prefix(home) else { continue };
-        // A virtual environment: its interpreter and libraries lie beside the directory on PATH.
-        if let Some(parent) = below.parent()
-            && !parent.as_os_str().is_empty()
-            && home.join(parent).join("pyvenv.cfg").is_file()
-        {
-            below = parent;
-        }
-        // Only real directories: a link could lead anywhere.
-        let mut shown: Vec<PathBuf> = needed(below).into_iter().map(|path| home.join(path)).collect();
-        shown.retain(|path| path != home && fs::canonicalize(path).is_ok_and(|canonical| canonical == *path));
-        found.extend(shown);
+        let Ok(below) = directory.strip_prefix(home) else { continue };
+        found.extend(needed(below, home).into_iter().map(|path| home.join(path)));
     }
     found.sort();
     found.dedup();
+    // Only what exists, at this very path: a link could lead anywhere.
+    found.retain(|path| path != home && HostPath::find(path).is_ok_and(|host| host.path == *path));
     let all = found.clone();
     found.retain(|path| !all.iter().any(|above| above != path && path.starts_with(above)));
     found
 }
 
 /// Returns what a directory on PATH needs, both below the home.
-fn needed(below: &Path) -> Vec<PathBuf> {
+fn needed(below: &Path, home: &Path) -> Vec<PathBuf> {
     for tool in &TOOLS {
         let Ok(rest) = below.strip_prefix(tool.prefix) else { continue };
         return match tool.shown {
@@ -98,11 +92,20 @@ fn needed(below: &Path) -> Vec<PathBuf> {
             None => rest.components().next().map(|version| Path::new(tool.prefix).join(version)).into_iter().collect(),
         };
     }
+    // A virtual environment: its interpreter and libraries lie beside the directory on PATH.
+    if let Some(parent) = below.parent()
+        && !parent.as_os_str().is_empty()
+        && home.join(parent).join("pyvenv.cfg").is_file()
+    {
+        return vec![parent.to_owned()];
+    }
     if below.as_os_str().is_empty() { Vec::new() } else { vec![below.to_owned()] }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn path(text: &str) -> Vec<(OsString, OsString)> {
@@ -111,10 +114,11 @@ mod tests {
 
     #[test]
     fn the_table_shows_what_a_tool_needs() {
-        assert_eq!(needed(Path::new(".pyenv/shims")), [PathBuf::from(".pyenv")]);
-        assert_eq!(needed(Path::new(".nvm/versions/node/v20.1.0/bin")), [PathBuf::from(".nvm/versions/node/v20.1.0")]);
-        assert_eq!(needed(Path::new("bin")), [PathBuf::from("bin")]);
-        assert!(needed(Path::new("")).is_empty());
+        let home = Path::new("/nonexistent");
+        assert_eq!(needed(Path::new(".pyenv/shims"), home), [PathBuf::from(".pyenv")]);
+        assert_eq!(needed(Path::new(".nvm/versions/node/v20.1.0/bin"), home), [PathBuf::from(".nvm/versions/node/v20.1.0")]);
+        assert_eq!(needed(Path::new("bin"), home), [PathBuf::from("bin")]);
+        assert!(needed(Path::new(""), home).is_empty());
     }
 
     #[test]

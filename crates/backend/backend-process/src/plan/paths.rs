@@ -1,8 +1,10 @@
 //! Paths of the caller: resolved once, then known by device and inode.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::AsRawFd;
 use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
 
 use super::PlanError;
 
@@ -86,12 +88,21 @@ impl HostPath {
     /// Resolves `path`, relative to `base`.
     pub(crate) fn any(what: &'static str, path: &Path, base: &Path) -> Result<Self, PlanError> {
         let failed = |why: String| PlanError::Path { what, path: path.to_owned(), why };
-        let canonical = fs::canonicalize(base.join(path)).map_err(|error| failed(explain(&error)))?;
-        let metadata = fs::symlink_metadata(&canonical).map_err(|error| failed(explain(&error)))?;
-        if canonical.as_os_str().as_encoded_bytes().contains(&0) {
+        if path.as_os_str().as_encoded_bytes().contains(&0) {
             return Err(failed("holds a NUL byte".to_owned()));
         }
-        Ok(HostPath { path: canonical, id: (metadata.dev(), metadata.ino()), is_dir: metadata.is_dir() })
+        HostPath::find(&base.join(path)).map_err(|error| failed(explain(&error)))
+    }
+
+    /// Resolves a path in four calls, however long it is; realpath(3) needs one for each component.
+    pub(crate) fn find(path: &Path) -> std::io::Result<Self> {
+        let fd = rustix::fs::openat(rustix::fs::CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let stat = rustix::fs::fstat(&fd)?;
+        let canonical = match fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())) {
+            Ok(canonical) => canonical,
+            Err(_) => fs::canonicalize(path)?,
+        };
+        Ok(HostPath { path: canonical, id: (stat.st_dev, stat.st_ino), is_dir: stat.st_mode & 0o170_000 == 0o040_000 })
     }
 
     /// Resolves a path that must be a directory.
@@ -153,7 +164,7 @@ pub(crate) fn reason_to_hide(current: &Path, home: Option<&Path>) -> Option<Stri
 /// Refuses to show the state directory inside: the program could change what is to be committed, and overlayfs must not have its
 /// upper below its lower directory.
 pub(crate) fn check_state_apart(shown: &Path, state_dir: &Path) -> Result<(), PlanError> {
-    let state = fs::canonicalize(state_dir).unwrap_or_else(|_| state_dir.to_owned());
+    let state = HostPath::find(state_dir).map_or_else(|_| state_dir.to_owned(), |found| found.path);
     if state.starts_with(shown) || shown.starts_with(&state) {
         let why = format!("Ringwall's state directory {} lies there; set RINGWALL_STATE_DIR to a place outside", state.display());
         return Err(PlanError::Path { what: "writable directory", path: shown.to_owned(), why });

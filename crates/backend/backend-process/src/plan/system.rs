@@ -5,55 +5,39 @@ use std::path::{Path, PathBuf};
 
 use ringwall_types::Tier;
 
-use super::paths::Placed;
+use super::paths::{HostPath, Placed};
 use crate::identity::Identity;
 
 /// Top-level directories of programs and libraries; symbolic links into `/usr` on merged systems.
 const PROGRAM_TREES: [&str; 8] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/libo32"];
 
 /// Entries of `/etc` that programs read and that hold no secrets, on Debian, Fedora, Arch, Alpine and openSUSE. An allow-list:
-/// what is not here is not there. Left out on purpose: shadow, ssl/private, ssh, sudoers, machine-id, fstab, cron, apt, netrc.
-const ETC: [&str; 40] = [
+/// what is not here is not there, and every entry costs a mount at each start. Left out on purpose: shadow, ssl/private, ssh, sudoers, machine-id, fstab, cron, apt, netrc.
+const ETC: [&str; 24] = [
     "alternatives",
     "bash.bashrc",
     "bashrc",
-    "ca-certificates",
     "crypto-policies",
-    "debian_version",
-    "default/locale",
-    "dpkg",
-    "environment.d",
     "fonts",
-    "gai.conf",
-    "host.conf",
     "inputrc",
     "java-11-openjdk",
     "java-17-openjdk",
     "java-21-openjdk",
-    "ld-musl-x86_64.path",
+    "java-25-openjdk",
     "ld.so.cache",
     "ld.so.conf",
     "ld.so.conf.d",
-    "locale.alias",
-    "locale.conf",
     "localtime",
-    "magic",
     "mime.types",
     "nsswitch.conf",
     "os-release",
-    "perl",
     "pki/ca-trust/extracted",
     "pki/tls/certs",
     "profile",
     "protocols",
-    "python3",
-    "python3.11",
-    "python3.13",
     "services",
     "ssl/certs",
     "ssl/openssl.cnf",
-    "terminfo",
-    "timezone",
 ];
 
 /// State of the package database that `dpkg -l` and `rpm -q` read.
@@ -87,11 +71,10 @@ pub(crate) fn tree(tier: Tier, host_network: bool, home: &Option<PathBuf>, ident
             placed.push(Placed::System(path));
         } else if let Ok(target) = fs::read_link(&path) {
             // A link into the system tree stays a link; one into elsewhere (/run, say) shows what it points to, as that file.
-            let absolute = path.parent().unwrap_or(Path::new("/")).join(&target);
-            if fs::canonicalize(&absolute).is_ok_and(|found| shows(&found)) {
-                placed.push(Placed::Link { path, target });
-            } else if absolute.is_file() {
-                placed.push(Placed::System(path));
+            match HostPath::find(&path) {
+                Ok(found) if shows(&found.path) => placed.push(Placed::Link { path, target }),
+                Ok(found) if !found.is_dir => placed.push(Placed::System(path)),
+                _ => {}
             }
         }
     };

@@ -1,0 +1,4 @@
+//! The filters in this machine's kernel.
+
+mod native;
+mod numbers;

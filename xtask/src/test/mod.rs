@@ -1,0 +1,136 @@
+//! `cargo xtask test`: all checks and tests, cheapest first, and one table at the end.
+//! Every stage runs even when an earlier one failed (its own needs excepted), so that one run shows all that is wrong.
+
+mod stage;
+mod table;
+
+use std::process::Command;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::checkout::{CheckoutError, Workspace, cargo};
+use crate::packages::{self, RequireError, Wanted};
+use crate::testbed::{self, Machine, TestbedArgs};
+use crate::{docs, layers, with_causes};
+use stage::{Runner, StageOutcome};
+
+/// How long a machine may run. On an idle machine it takes one or two minutes; the rest is room for a loaded one.
+const TESTBED_TIMEOUT_S: u64 = 900;
+/// The environment variable by which the end-to-end tests find the binary.
+const BINARY_VARIABLE: &str = "RINGWALL_BIN";
+/// The attempts' executable, which they start inside.
+const ATTEMPTS_VARIABLE: &str = "RINGWALL_ATTEMPTS_BIN";
+
+/// Arguments of `cargo xtask test`.
+#[derive(Debug, Args)]
+pub(crate) struct TestArgs {
+    /// Only what needs no release build: format, lints, layers, unit tests.
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Leave the virtual machines out.
+    #[arg(long)]
+    pub(crate) no_testbed: bool,
+}
+
+/// Why the tests couldn't be run at all.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TestError {
+    /// The workspace couldn't be looked at.
+    #[error("can't find the workspace")]
+    Checkout(#[from] CheckoutError),
+    /// Not even a build can be tried.
+    #[error("the build's needs are not met")]
+    Require(#[from] RequireError),
+}
+
+/// Runs the stages and prints the table; `false` when anything failed.
+///
+/// # Errors
+/// [`TestError`]: nothing could be run.
+pub(crate) fn run(args: &TestArgs) -> Result<bool, TestError> {
+    packages::require(Wanted::Build)?;
+    packages::require_component("rustfmt")?;
+    packages::require_component("clippy")?;
+    let workspace = Workspace::load()?;
+    let mut runner = Runner::new(workspace.scratch().join("logs"));
+
+    runner.command("format", with(cargo(), "fmt --all --check"));
+    runner.call("layers", || {
+        StageOutcome::of_result(layers::run().map_err(|error| with_causes(&error)))
+    });
+    runner.command(
+        "clippy",
+        with(cargo(), "clippy --workspace --all-targets -- -D warnings"),
+    );
+    runner.tests(
+        "unit",
+        with(
+            cargo(),
+            "test --workspace --exclude ringwall-e2e --no-fail-fast -- --show-output",
+        ),
+    );
+    if !args.quick {
+        release_stages(&mut runner, &workspace)?;
+        if !args.no_testbed {
+            for machine in Machine::ALL {
+                runner.call(&format!("testbed {machine}"), || boot(machine));
+            }
+        }
+    }
+    print!("{}", table::render(&runner.stages));
+    Ok(!runner.stages.iter().any(|stage| stage.outcome.is_failed()))
+}
+
+/// The stages that need the real binary.
+fn release_stages(runner: &mut Runner, workspace: &Workspace) -> Result<(), TestError> {
+    let is_built = runner.command(
+        "release build",
+        with(cargo(), "build --release -p ringwall -p ringwall-attempts"),
+    );
+    if !is_built {
+        runner.call("e2e", || StageOutcome::broken("the release build failed"));
+        return Ok(());
+    }
+    if docs::is_kept(workspace) {
+        let check = || docs::run(&docs::DocsArgs { check: true });
+        runner.call("docs", || {
+            StageOutcome::of_result(check().map_err(|error| with_causes(&error)))
+        });
+    }
+    if let Err(error) = packages::require(Wanted::E2e) {
+        // The tests that can run still do; those that lack a program say so themselves.
+        println!("{}", with_causes(&error));
+    }
+    let mut e2e = with(cargo(), "test -p ringwall-e2e --no-fail-fast -- --nocapture");
+    e2e.env(BINARY_VARIABLE, workspace.release_binary("ringwall")?);
+    e2e.env(ATTEMPTS_VARIABLE, workspace.release_binary("ringwall-attempts")?);
+    runner.tests("e2e", e2e);
+    Ok(())
+}
+
+fn boot(machine: Machine) -> StageOutcome {
+    let args = TestbedArgs {
+        machine,
+        keep: false,
+        refresh: false,
+        timeout: TESTBED_TIMEOUT_S,
+        tests: Vec::new(),
+    };
+    match testbed::boot_and_judge(&args) {
+        Ok(outcome) => StageOutcome {
+            counts: outcome.counts,
+            reasons: outcome.reasons,
+            problems: outcome.problems,
+        },
+        Err(error) => StageOutcome::broken(&with_causes(&error)),
+    }
+}
+
+fn with(mut command: Command, words: &str) -> Command {
+    command.args(words.split(' '));
+    command
+}
+
+/// How long one stage may take: far more than any needs, so that a hanging test fails instead of stopping everything.
+const STAGE_TIMEOUT: Duration = Duration::from_secs(40 * 60);

@@ -1,0 +1,204 @@
+//! One stage of `cargo xtask test`: a command or a function, how long it took, and what its output says about tests.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::STAGE_TIMEOUT;
+use crate::command::shown;
+use crate::stream::{Ended, stream};
+use crate::tally::{Counts, Tally};
+use crate::with_causes;
+
+/// What came of a stage.
+#[derive(Debug, Default)]
+pub(crate) struct StageOutcome {
+    /// The tests that it ran.
+    pub(crate) counts: Counts,
+    /// Why tests were skipped.
+    pub(crate) reasons: Vec<String>,
+    /// What is wrong beyond failed tests.
+    pub(crate) problems: Vec<String>,
+}
+
+impl StageOutcome {
+    /// A stage that could not do its work; one failure, so that no total reads "0 failed".
+    pub(crate) fn broken(why: &str) -> Self {
+        let counts = Counts {
+            failed: 1,
+            ..Counts::default()
+        };
+        Self {
+            counts,
+            problems: vec![why.to_owned()],
+            ..Self::default()
+        }
+    }
+
+    /// A check without tests of its own: one passed or one failed.
+    pub(crate) fn of_result(result: Result<(), String>) -> Self {
+        let passed = Self {
+            counts: Counts {
+                passed: 1,
+                ..Counts::default()
+            },
+            ..Self::default()
+        };
+        result.map_or_else(|why| Self::broken(&why), |()| passed)
+    }
+
+    /// Whether anything is wrong.
+    pub(crate) fn is_failed(&self) -> bool {
+        self.counts.failed > 0 || !self.problems.is_empty()
+    }
+}
+
+/// A stage that has been run.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    /// Its name.
+    pub(crate) name: String,
+    /// How long it took.
+    pub(crate) took: Duration,
+    /// What came of it.
+    pub(crate) outcome: StageOutcome,
+}
+
+/// Runs stages one after the other and keeps what came of them.
+#[derive(Debug)]
+pub(crate) struct Runner {
+    logs: PathBuf,
+    /// The stages so far.
+    pub(crate) stages: Vec<Stage>,
+}
+
+impl Runner {
+    /// Begins; each stage's output is also written to `logs`.
+    pub(crate) const fn new(logs: PathBuf) -> Self {
+        Self {
+            logs,
+            stages: Vec::new(),
+        }
+    }
+
+    /// Runs a function as a stage; returns whether it went well.
+    pub(crate) fn call(&mut self, name: &str, run: impl FnOnce() -> StageOutcome) -> bool {
+        println!("\n=== {name}");
+        let begun = Instant::now();
+        let outcome = run();
+        for problem in &outcome.problems {
+            println!("FAILED: {name}: {problem}");
+        }
+        let is_well = !outcome.is_failed();
+        self.stages.push(Stage {
+            name: name.to_owned(),
+            took: begun.elapsed(),
+            outcome,
+        });
+        is_well
+    }
+
+    /// Runs a check: one that passes or fails as a whole.
+    pub(crate) fn command(&mut self, name: &str, command: Command) -> bool {
+        let logs = self.logs.clone();
+        self.call(name, || {
+            let (ended, _) = follow(&logs, name, command);
+            StageOutcome::of_result(ended)
+        })
+    }
+
+    /// Runs test programs and counts their tests. No test at all is a failure: something is named wrongly then.
+    pub(crate) fn tests(&mut self, name: &str, command: Command) -> bool {
+        let logs = self.logs.clone();
+        self.call(name, || {
+            let (ended, tally) = follow(&logs, name, command);
+            judge(ended, tally)
+        })
+    }
+}
+
+fn judge(ended: Result<(), String>, tally: Tally) -> StageOutcome {
+    let mut outcome = StageOutcome {
+        counts: tally.counts,
+        reasons: tally.reasons,
+        problems: Vec::new(),
+    };
+    if let Err(why) = ended {
+        outcome.problems.push(why);
+    } else if outcome.counts.is_none() {
+        outcome.problems.push("no test ran".to_owned());
+    }
+    if !outcome.problems.is_empty() && outcome.counts.failed == 0 {
+        outcome.counts.failed = 1;
+    }
+    outcome
+}
+
+/// Runs a command with its output shown, logged and counted.
+fn follow(logs: &PathBuf, name: &str, command: Command) -> (Result<(), String>, Tally) {
+    let mut tally = Tally::default();
+    println!("$ {}", shown(&command));
+    // A log that can't be written is no reason not to test: everything is on the terminal too.
+    let mut log = fs::create_dir_all(logs)
+        .and_then(|()| File::create(logs.join(name.replace(' ', "-") + ".log")))
+        .ok();
+    let ended = stream(command, STAGE_TIMEOUT, |line| {
+        println!("{line}");
+        log = log.take().filter(|mut log| writeln!(log, "{line}").is_ok());
+        tally.feed(line);
+    });
+    let ended = match ended {
+        Ok(Ended::Exited(status)) if status.success() => Ok(()),
+        Ok(Ended::Exited(status)) => Err(status.to_string()),
+        Ok(Ended::TimedOut) => Err(format!("took longer than {} s", STAGE_TIMEOUT.as_secs())),
+        Err(error) => Err(with_causes(&error)),
+    };
+    (ended, tally)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tests(script: &str) -> StageOutcome {
+        let logs = tempfile::tempdir().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        let mut runner = Runner::new(logs.path().to_owned());
+        runner.tests("a stage", command);
+        assert!(logs.path().join("a-stage.log").exists());
+        runner.stages.remove(0).outcome
+    }
+
+    #[test]
+    fn tests_are_counted() {
+        let outcome = tests("echo 'SKIPPED: no kvm'; echo 'a: 3 passed, 0 failed, 1 skipped'");
+        assert_eq!(
+            outcome.counts,
+            Counts {
+                passed: 3,
+                failed: 0,
+                skipped: 1
+            }
+        );
+        assert!(!outcome.is_failed());
+        assert_eq!(outcome.reasons, ["no kvm"]);
+    }
+
+    #[test]
+    fn silence_and_a_bad_status_are_failures() {
+        assert_eq!(tests("true").counts.failed, 1);
+        assert_eq!(
+            tests("echo 'test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured'")
+                .counts
+                .failed,
+            1
+        );
+        assert!(tests("echo 'a: 3 passed, 0 failed, 1 skipped'; exit 1").is_failed());
+        assert!(tests("echo 'a: 3 passed, 2 failed, 1 skipped'").is_failed());
+        let missing = judge(Err("can't start".to_owned()), Tally::default());
+        assert!(missing.is_failed());
+    }
+}

@@ -1,0 +1,213 @@
+//! What changes from run to run: this checkout's binaries and test executables built for the guest and the scripts of
+//! testbed/guest on a small read-only disk (`/testbed` in the guest), and the initramfs.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::cpio::Archive;
+use super::kernel::Kernel;
+use super::root::{self, Root};
+use super::{Machine, TestbedError, at};
+use crate::checkout::{Workspace, cargo};
+use crate::command;
+
+/// Crates whose unit tests run in the guest too: those with tables or code that differ by architecture or kernel.
+/// Their tests must need no file of the checkout.
+const UNIT_CRATES: [&str; 5] = [
+    "ringwall-types",
+    "ringwall-seccomp",
+    "ringwall-layer",
+    "ringwall-cgroup",
+    "ringwall-confine",
+];
+/// Our binaries.
+const BINARIES: [&str; 2] = ["ringwall", "ringwall-attempts"];
+
+/// The images of one run.
+#[derive(Debug)]
+pub(crate) struct Job {
+    /// The disk with binaries and scripts.
+    pub(crate) disk: PathBuf,
+    /// The initramfs.
+    pub(crate) initramfs: PathBuf,
+    /// Where the console's lines go.
+    pub(crate) console_log: PathBuf,
+}
+
+impl Job {
+    /// Removes what can be made again; the console's log stays.
+    ///
+    /// # Errors
+    /// [`TestbedError::File`].
+    pub(crate) fn remove_images(&self) -> Result<(), TestbedError> {
+        [&self.disk, &self.initramfs]
+            .into_iter()
+            .try_for_each(|path| fs::remove_file(path).map_err(at(path)))
+    }
+}
+
+/// Builds for the guest and makes the images.
+///
+/// # Errors
+/// [`TestbedError`].
+pub(crate) fn prepare(
+    workspace: &Workspace,
+    machine: Machine,
+    kernel: &Kernel,
+    root: &Root,
+    suites: &[&str],
+) -> Result<Job, TestbedError> {
+    let folder = workspace.scratch().join("testbed").join(machine.to_string());
+    fs::create_dir_all(&folder).map_err(at(&folder))?;
+    let job = Job {
+        disk: folder.join("job.ext4"),
+        initramfs: folder.join("initramfs.cpio"),
+        console_log: folder.join("console.log"),
+    };
+    let testbed = workspace.workspace_root.join("testbed");
+    let tree = tempfile::tempdir_in(&folder).map_err(at(&folder))?;
+    fill(tree.path(), workspace, machine, &testbed, suites)?;
+    drop(fs::remove_file(&job.disk)); // mke2fs would keep an old file's size
+    let size_mib = folder_size(tree.path())? / (1024 * 1024) + 24;
+    root::image(tree.path(), &job.disk, &format!("{size_mib}M"), "ringwall-job")?;
+    fs::write(&job.initramfs, initramfs(&testbed, kernel, root)?).map_err(at(&job.initramfs))?;
+    Ok(job)
+}
+
+fn fill(
+    tree: &Path,
+    workspace: &Workspace,
+    machine: Machine,
+    testbed: &Path,
+    suites: &[&str],
+) -> Result<(), TestbedError> {
+    for name in ["bin", "unit"] {
+        fs::create_dir(tree.join(name)).map_err(at(tree))?;
+    }
+    let scripts = testbed.join("guest");
+    for entry in fs::read_dir(&scripts).map_err(at(&scripts))? {
+        let entry = entry.map_err(at(&scripts))?;
+        copy_program(&entry.path(), &tree.join(entry.file_name()))?;
+    }
+    let built = build(workspace, machine)?;
+    for name in BINARIES {
+        copy_program(&built.join(name), &tree.join("bin").join(name))?;
+    }
+    if suites.contains(&"unit") {
+        for (name, executable) in build_unit_tests(machine)? {
+            copy_program(&executable, &tree.join("unit").join(name))?;
+        }
+    }
+    let list = tree.join("suites");
+    fs::write(&list, suites.join("\n") + "\n").map_err(at(&list))?;
+    // tempdir makes it private; the guest's unprivileged user must get in.
+    fs::set_permissions(tree, fs::Permissions::from_mode(0o755)).map_err(at(tree))
+}
+
+fn copy_program(from: &Path, to: &Path) -> Result<(), TestbedError> {
+    fs::copy(from, to).map_err(at(from))?;
+    fs::set_permissions(to, fs::Permissions::from_mode(0o755)).map_err(at(to))
+}
+
+/// Builds our binaries for the guest; returns the folder with them.
+fn build(workspace: &Workspace, machine: Machine) -> Result<PathBuf, TestbedError> {
+    let mut build = cargo();
+    build.args(["build", "--quiet", "--release", "--target", machine.triple()]);
+    build.args(BINARIES.iter().flat_map(|name| ["-p", name]));
+    command::run(&mut build)?;
+    Ok(workspace.target_directory.join(machine.triple()).join("release"))
+}
+
+/// One line of `cargo --message-format=json` (cargo's documentation, "External tools").
+#[derive(Deserialize)]
+struct Message {
+    executable: Option<PathBuf>,
+    target: Option<Target>,
+    profile: Option<Profile>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Profile {
+    test: bool,
+}
+
+/// Builds the unit tests for the guest; returns their names and executables.
+fn build_unit_tests(machine: Machine) -> Result<Vec<(String, PathBuf)>, TestbedError> {
+    let mut build = cargo();
+    build.args([
+        "test",
+        "--quiet",
+        "--lib",
+        "--no-run",
+        "--message-format",
+        "json",
+        "--target",
+        machine.triple(),
+    ]);
+    build.args(UNIT_CRATES.iter().flat_map(|name| ["-p", name]));
+    let messages = command::text(&mut build)?;
+    Ok(messages.lines().filter_map(test_executable).collect())
+}
+
+/// The test executable that a message of cargo tells of, if it tells of one.
+fn test_executable(message: &str) -> Option<(String, PathBuf)> {
+    let message: Message = serde_json::from_str(message).ok()?;
+    if !message.profile?.test {
+        return None;
+    }
+    Some((message.target?.name, message.executable?))
+}
+
+fn initramfs(testbed: &Path, kernel: &Kernel, root: &Root) -> Result<Vec<u8>, TestbedError> {
+    let read = |path: &Path| fs::read(path).map_err(at(path));
+    let mut archive = Archive::default();
+    for folder in ["bin", "dev", "proc", "sys", "root", "modules"] {
+        archive.folder(folder);
+    }
+    archive.program("init", &read(&testbed.join("initramfs/init"))?);
+    archive.program("bin/busybox", &read(&root.busybox)?);
+    for module in &kernel.modules {
+        let name = module.file_name().unwrap_or_default().to_string_lossy();
+        archive.program(&format!("modules/{name}"), &read(module)?);
+    }
+    Ok(archive.finish())
+}
+
+fn folder_size(folder: &Path) -> Result<u64, TestbedError> {
+    let mut total = 0;
+    for entry in fs::read_dir(folder).map_err(at(folder))? {
+        let entry = entry.map_err(at(folder))?;
+        let found = entry.metadata().map_err(at(folder))?;
+        total += if found.is_dir() {
+            folder_size(&entry.path())?
+        } else {
+            found.len()
+        };
+    }
+    Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_test_executables_are_taken_from_cargo() {
+        let built = r#"{"reason":"compiler-artifact","target":{"name":"ringwall_types"},"profile":{"test":true},"executable":"/t/x"}"#;
+        assert_eq!(
+            test_executable(built),
+            Some(("ringwall_types".to_owned(), "/t/x".into()))
+        );
+        assert_eq!(test_executable(&built.replace("true", "false")), None);
+        assert_eq!(test_executable(&built.replace("\"/t/x\"", "null")), None);
+        assert_eq!(test_executable(r#"{"reason":"build-finished","success":true}"#), None);
+    }
+}

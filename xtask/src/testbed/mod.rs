@@ -1,0 +1,202 @@
+//! `cargo xtask testbed NAME`: boots a Debian kernel in QEMU and runs our static binaries there.
+//!
+//! cache (`cache.rs`): kernel and root image, made once from Debian packages (`apt.rs`, `kernel.rs`, `root.rs`)
+//! -> job (`job.rs`): this checkout's binaries and scripts, and an initramfs (`cpio.rs`)
+//! -> boot (`boot.rs`) -> console (`console.rs`): the verdict is read from what the guest prints.
+//! A guest that says nothing has failed: a missing summary, a panic and a timeout are all errors.
+
+mod apt;
+mod boot;
+mod cache;
+mod console;
+mod cpio;
+mod job;
+mod kernel;
+mod machine;
+mod root;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::checkout::{CheckoutError, Workspace};
+use crate::command::CommandError;
+use crate::packages::{self, RequireError, Wanted};
+use crate::tally::{Counts, Tally};
+
+pub(crate) use machine::Machine;
+
+/// The suites that testbed/guest/run-tests knows, in the order they run.
+pub(crate) const SUITES: [&str; 8] = [
+    "doctor",
+    "unit",
+    "smoke-root",
+    "smoke-user",
+    "namespace-root",
+    "namespace-user",
+    "landlock-root",
+    "landlock-user",
+];
+
+/// Arguments of `cargo xtask testbed`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TestbedArgs {
+    /// Which machine to boot.
+    #[arg(value_enum)]
+    pub(crate) machine: Machine,
+    /// Keep the images that this run makes, and show how QEMU was called.
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Make the cached kernel and root image anew from the packages that are current now.
+    #[arg(long)]
+    pub(crate) refresh: bool,
+    /// How long the machine may run, in seconds.
+    #[arg(long, default_value_t = 600)]
+    pub(crate) timeout: u64,
+    /// The suites to run; all by default.
+    #[arg(last = true, value_parser = SUITES)]
+    pub(crate) tests: Vec<String>,
+}
+
+/// Why a testbed couldn't be run to a verdict.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TestbedError {
+    /// The host lacks something.
+    #[error("the testbed's needs are not met")]
+    Require(#[from] RequireError),
+    /// The workspace couldn't be looked at.
+    #[error("can't find the workspace")]
+    Checkout(#[from] CheckoutError),
+    /// A program failed.
+    #[error("can't make the testbed ready")]
+    Command(#[from] CommandError),
+    /// A file couldn't be read or written.
+    #[error("can't use {path}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// apt offers no kernel of the series.
+    #[error("apt offers no {series} kernel: {meta} depends on {found:?}")]
+    NoKernel {
+        /// The series, such as 6.12.
+        series: &'static str,
+        /// The meta package that was asked.
+        meta: &'static str,
+        /// What it depends on.
+        found: Vec<String>,
+    },
+    /// A module that the guest can't do without is neither in the package nor built in.
+    #[error("the kernel {kernel} has no module {module}")]
+    NoModule {
+        /// The kernel's version.
+        kernel: String,
+        /// The module.
+        module: String,
+    },
+    /// A package has another shape than expected.
+    #[error("{package} holds no {wanted}")]
+    Package {
+        /// The package, or where it was unpacked.
+        package: PathBuf,
+        /// What was looked for.
+        wanted: &'static str,
+    },
+}
+
+/// Names the file in an I/O error.
+fn at(path: &Path) -> impl FnOnce(io::Error) -> TestbedError {
+    |source| TestbedError::File {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// What came of one boot.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// The tests that ran.
+    pub(crate) counts: Counts,
+    /// Why tests were skipped.
+    pub(crate) reasons: Vec<String>,
+    /// What is wrong, one line each; none when all is well.
+    pub(crate) problems: Vec<String>,
+}
+
+/// Boots a machine and prints the verdict; `false` when something failed.
+///
+/// # Errors
+/// [`TestbedError`]: it came to no verdict.
+pub(crate) fn run(args: &TestbedArgs) -> Result<bool, TestbedError> {
+    let outcome = boot_and_judge(args)?;
+    println!("{}", outcome.counts);
+    Ok(outcome.problems.is_empty())
+}
+
+/// Makes everything ready, boots, and judges what the guest printed.
+///
+/// # Errors
+/// [`TestbedError`]: it came to no verdict.
+pub(crate) fn boot_and_judge(args: &TestbedArgs) -> Result<Outcome, TestbedError> {
+    packages::require(Wanted::Testbed)?;
+    let machine = args.machine;
+    packages::require_target(machine.triple())?;
+    let workspace = Workspace::load()?;
+    let suites: Vec<&str> = match &*args.tests {
+        [] => SUITES.to_vec(),
+        wanted => SUITES
+            .into_iter()
+            .filter(|suite| wanted.iter().any(|name| name == suite))
+            .collect(),
+    };
+
+    let begun = Instant::now();
+    let cache = cache::Cache::open()?;
+    let kernel = kernel::prepare(&cache, machine, args.refresh)?;
+    let root = root::prepare(&cache, machine, &workspace.workspace_root, args.refresh)?;
+    let job = job::prepare(&workspace, machine, &kernel, &root, &suites)?;
+    drop(cache); // the images are only read from here on: others may prepare theirs
+    println!(
+        "testbed {machine}: kernel {}, ready after {:.1} s",
+        kernel.version,
+        begun.elapsed().as_secs_f64()
+    );
+
+    let begun = Instant::now();
+    let booted = boot::boot(
+        machine,
+        &kernel,
+        &root,
+        &job,
+        Duration::from_secs(args.timeout),
+        args.keep,
+    )?;
+    let problems = booted.console.problems(&suites, booted.ended);
+    if !args.keep {
+        job.remove_images()?;
+    }
+    let mut total = Tally::default();
+    for suite in &booted.console.suites {
+        total.counts += suite.tally.counts;
+        total.reasons.extend(suite.tally.reasons.iter().cloned());
+        println!("testbed {machine}: {}: {}", suite.name, suite.tally.counts);
+    }
+    for problem in &problems {
+        println!("testbed {machine}: FAILED: {problem}");
+        total.counts.failed += u64::from(!problem.is_counted());
+    }
+    let problems = problems.iter().map(ToString::to_string).collect();
+    println!(
+        "testbed {machine}: {:.1} s, console in {}",
+        begun.elapsed().as_secs_f64(),
+        job.console_log.display()
+    );
+    Ok(Outcome {
+        counts: total.counts,
+        reasons: total.reasons,
+        problems,
+    })
+}
