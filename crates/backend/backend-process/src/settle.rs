@@ -130,7 +130,7 @@ pub(crate) fn settle(
             match layer.capture.commit(LockHeld::assert(stored.lock()), CommitOptions::default()) {
                 Ok(report) => {
                     for stripped in report.stripped {
-                        notes.push(format!("not committed: {stripped:?}"));
+                        notes.push(format!("not applied, for safety: {} of {}", stripped.what, stripped.path));
                     }
                 }
                 Err(error) => {

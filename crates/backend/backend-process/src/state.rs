@@ -343,6 +343,24 @@ impl StoredSandbox {
 }
 
 impl Record {
+    /// Kills the first process of the run, and with it the sandbox.
+    ///
+    /// # Errors
+    /// What the kernel says. A process that is gone already is no error.
+    pub fn kill_init(&self) -> io::Result<()> {
+        let gone = |error: Errno| if error == Errno::SRCH { Ok(()) } else { Err(error.into()) };
+        let Some(pid) = rustix::process::Pid::from_raw(self.init) else { return Ok(()) };
+        // By descriptor: looked at after it is opened, it is that process or none.
+        let process = match rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {
+            Ok(process) => process,
+            Err(error) => return gone(error),
+        };
+        if !self.is_init_alive() {
+            return Ok(());
+        }
+        rustix::process::pidfd_send_signal(&process, rustix::process::Signal::KILL).or_else(gone)
+    }
+
     /// Returns whether the first process of the run still lives: that very process, not one that got its pid.
     #[must_use]
     pub fn is_init_alive(&self) -> bool {

@@ -79,14 +79,15 @@ pub enum EnvOverride {
 impl Overrides {
     /// Makes every path absolute: relative ones are taken from `folder`, which is absolute and free of symlinks.
     ///
-    /// The workdir is a path inside: with a root file system it is left as it is, and refused by the check if relative.
-    pub fn resolve_paths(&mut self, folder: &Path) {
+    /// The workdir is a path inside: with a root file system (by a flag, or already `has_rootfs`) it is left as it is, and refused by
+    /// the check if relative.
+    pub fn resolve_paths(&mut self, folder: &Path, has_rootfs: bool) {
         let hosts = self.mounts.iter_mut().map(|mount| &mut mount.host);
         let lists = self.read.iter_mut().chain(&mut self.write).chain(&mut self.deny);
         for path in lists.chain(hosts).chain(&mut self.rootfs) {
             *path = resolve_path(folder, path);
         }
-        if let (Some(workdir), None) = (&mut self.workdir, &self.rootfs) {
+        if let Some(workdir) = self.workdir.as_mut().filter(|_| self.rootfs.is_none() && !has_rootfs) {
             *workdir = resolve_path(folder, workdir);
         }
     }
@@ -261,14 +262,14 @@ mod tests {
             rootfs: Some("r".into()),
             ..Overrides::default()
         };
-        flags.resolve_paths(Path::new("/home/u"));
+        flags.resolve_paths(Path::new("/home/u"), false);
         assert_eq!(flags.workdir.as_deref(), Some(Path::new("x")));
         assert_eq!(flags.rootfs.as_deref(), Some(Path::new("/home/u/r")));
         let mut flags = Overrides {
             workdir: Some("x".into()),
             ..Overrides::default()
         };
-        flags.resolve_paths(Path::new("/home/u"));
+        flags.resolve_paths(Path::new("/home/u"), false);
         assert_eq!(flags.workdir.as_deref(), Some(Path::new("/home/u/x")));
     }
 }

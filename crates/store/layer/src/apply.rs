@@ -94,6 +94,7 @@ impl<'apply> Applier<'apply> {
     /// Does everything in the journal that isn't done yet, and syncs it.
     pub(crate) fn apply(&mut self, journal: &Journal) -> Result<(), ApplyFailure> {
         self.widen(journal)?;
+        self.reopen(journal)?;
         for operation in &journal.operations {
             self.steps.tick()?;
             self.apply_one(operation)?;
@@ -113,6 +114,21 @@ impl<'apply> Applier<'apply> {
             match self.target.chmod(&widen.path, widen.mode | 0o700) {
                 Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => {} // moved away already
                 Err(error) => Err(error).at("make writable", &widen.path)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens directories again whose new mode, given before a crash, forbids the owner to work below.
+    fn reopen(&mut self, journal: &Journal) -> Result<(), ApplyFailure> {
+        for directory in journal.directories.iter().rev() {
+            let closes = directory.new.mode & 0o700 != 0o700 && directory.old.mode & 0o700 == 0o700;
+            if closes {
+                self.steps.tick()?;
+                match self.target.chmod(&directory.path, directory.old.mode) {
+                    Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => {}
+                    Err(error) => Err(error).at("make writable", &directory.path)?,
+                }
             }
         }
         Ok(())
@@ -238,19 +254,7 @@ impl<'apply> Applier<'apply> {
     /// [`Applier::find_applied`] found before the first undoing.
     pub(crate) fn undo(&mut self, journal: &Journal, applied: &BTreeSet<u64>) -> Result<Accepted, ApplyFailure> {
         self.widen(journal)?;
-        for directory in journal.directories.iter().rev() {
-            if journal.widen.iter().any(|widen| widen.path == directory.path) {
-                continue; // just opened
-            }
-            if directory.new.mode & 0o700 != 0o700 && directory.old.mode & 0o700 == 0o700 {
-                // The new mode may already be there, and forbid us to undo what lies below.
-                self.steps.tick()?;
-                match self.target.chmod(&directory.path, directory.old.mode) {
-                    Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => {}
-                    Err(error) => Err(error).at("restore the mode of", &directory.path)?,
-                }
-            }
-        }
+        self.reopen(journal)?;
         for operation in journal.operations.iter().rev() {
             self.steps.tick()?;
             match self.undo_one(operation) {

@@ -202,7 +202,9 @@ impl Capture {
         })
     }
 
-    /// Opens the capture in `dir`.
+    /// Opens the capture in `dir`, and puts back modes that a crashed scan left changed.
+    ///
+    /// Call with the lock held: another process's scan in progress is taken for a crashed one.
     ///
     /// # Errors
     /// [`OpenCaptureError`]. A damaged description is never guessed around.
@@ -329,9 +331,7 @@ impl Capture {
     }
 
     pub(crate) fn open_upper(&self) -> Result<Upper<'_>, PathIoError> {
-        // As a non-owner's mode 000 root would be unreadable; the root has the target's mode, which whoever runs here may read.
-        let root = rustix::fs::openat(&self.state, UPPER, DIRECTORY, Mode::empty()).at_file("open", UPPER)?;
-        Upper::open(&self.state, root)
+        Upper::open(&self.state)
     }
 
     fn survey(&self, goal: Goal) -> Result<Survey, ScanError> {

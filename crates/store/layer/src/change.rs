@@ -66,6 +66,8 @@ pub enum Note {
     OwnerNotKept(RelPath),
     /// An access list was left out: its ids can't be shifted.
     AccessListSkipped(RelPath),
+    /// The target's own directory was closed to its owner, and is left open.
+    OwnerAccessKept(RelPath),
 }
 
 impl fmt::Display for Note {
@@ -74,6 +76,7 @@ impl fmt::Display for Note {
             Note::SocketSkipped(path) => write!(formatter, "{path}: a socket, left out"),
             Note::ReservedName(path) => write!(formatter, "{path}: a name that commits use, left out"),
             Note::OwnerNotKept(path) => write!(formatter, "{path}: its owner could not be kept"),
+            Note::OwnerAccessKept(path) => write!(formatter, "{path}: stays open to its owner"),
             Note::AccessListSkipped(path) => write!(formatter, "{path}: its access list was left out"),
         }
     }

@@ -20,10 +20,11 @@ use crate::error::{At, PathIoError, ScanError};
 use crate::journal::{self, DONE, DirectoryMeta, JOURNAL, Journal, JournalError, ROLLBACK, Stripped, Widen};
 use crate::path::RelPath;
 use crate::plan::{Meta, Operation, Planned, Seen};
+use crate::recheck::find_changed_meanwhile;
 use crate::remove::{RemoveFailure, remove_tree};
 use crate::stage::{StageFailure, Stager};
 use crate::steps::{Interrupted, Steps};
-use crate::survey::{Goal, Survey, find_changed_meanwhile};
+use crate::survey::{Goal, Survey};
 use crate::tree::Tree;
 use crate::upper::Upper;
 

@@ -26,6 +26,7 @@ mod error;
 mod journal;
 mod path;
 mod plan;
+mod recheck;
 mod remove;
 mod stage;
 mod steps;

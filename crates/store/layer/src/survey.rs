@@ -4,20 +4,22 @@
 //! (new, or it hides the target's: one operation moves it in place, and its entries are only listed). The walk keeps its own
 //! stack of paths, so that no depth can overflow ours, and opens each directory from the root, so that it holds two descriptors.
 
+mod below;
+mod compare;
+
 use std::collections::BTreeSet;
 
 use rustix::fd::OwnedFd;
 
-use crate::attr::{Attr, FileKind, IdShift, owner};
+use crate::attr::{Attr, FileKind, IdShift};
 use crate::capture::{Capture, STAGE_PREFIX};
 use crate::change::{Change, ChangeKind, Note, ProblemKind, Problems};
-use crate::error::{At, PathIoError, ScanError};
+use crate::error::{At, ScanError};
 use crate::journal::{Accepted, DirectoryMeta};
 use crate::path::RelPath;
-use crate::plan::{Action, Meta, Planned};
-use crate::tree::{Tree, os, stat_entry};
-use crate::upper::{MAX_ENTRIES, Upper};
-use crate::xattr::{self, Kept};
+use crate::plan::{Action, Planned};
+use crate::tree::Tree;
+use crate::upper::Upper;
 
 /// How far to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,143 +227,6 @@ impl Walk<'_, '_> {
         Ok(())
     }
 
-    /// Lists a directory's own change, and keeps its metadata for the commit if it is merged.
-    fn directory_change(
-        &mut self,
-        visit: &Visit,
-        kept: Kept,
-        seen: Option<Attr>,
-        is_merged: bool,
-    ) -> Result<(), ScanError> {
-        let path = &visit.path;
-        let Some(seen) = seen else {
-            self.push(path, ChangeKind::Added, &visit.attr, None);
-            return Ok(());
-        };
-        if seen.kind != FileKind::Directory {
-            self.push(path, ChangeKind::Modified, &visit.attr, Some(&seen));
-            return Ok(());
-        }
-        let theirs = self.target.open_dir(path).at("open the target's", path)?;
-        let theirs = xattr::read(theirs)
-            .at("read the attributes of the target's", path)?
-            .kept;
-        let old = Meta::of(&seen, None, theirs);
-        let mut new = Meta::of(&visit.attr, self.shift, kept);
-        if !self.compares_owners {
-            (new.uid, new.gid) = (old.uid, old.gid);
-        }
-        let is_access_list = |name: &[u8]| name.starts_with(b"system.posix_acl_");
-        if self.shift.is_some() {
-            new.attributes.retain(|name, _| !is_access_list(&name.0));
-        }
-        for (name, value) in &old.attributes {
-            // The upper's root was made by us, without the target's attributes: what it lacks was not removed.
-            if path.is_root() || (self.shift.is_some() && is_access_list(&name.0)) {
-                new.attributes.entry(name.clone()).or_insert_with(|| value.clone());
-            }
-        }
-        let differs = new.differs(&old);
-        if differs {
-            self.push(path, ChangeKind::MetadataOnly, &visit.attr, Some(&seen));
-        }
-        if is_merged && matches!(self.goal, Goal::Plan { .. }) {
-            if self.is_newer(path, &seen) {
-                new.modified = None; // somebody else worked in it since: its time is theirs
-                // A stage that came and went changes the root, so there it says nothing.
-                if differs && !path.is_root() {
-                    self.conflict(path, ProblemKind::ChangedUnderneath);
-                }
-            }
-            self.found.directories.push(DirectoryMeta {
-                path: path.clone(),
-                inode: seen.inode,
-                old,
-                new,
-            });
-        }
-        Ok(())
-    }
-
-    /// Lists the change of a file, symlink or pipe; returns whether there is one.
-    fn leaf_change(
-        &mut self,
-        path: &RelPath,
-        attr: &Attr,
-        seen: Option<Attr>,
-        parent: &OwnedFd,
-    ) -> Result<bool, ScanError> {
-        let Some(seen) = seen else {
-            self.push(path, ChangeKind::Added, attr, None);
-            return Ok(true);
-        };
-        if seen.kind == FileKind::Directory {
-            self.push(path, ChangeKind::Modified, attr, Some(&seen));
-            if self.goal != Goal::AnyChange {
-                for name in self.target_names(path)? {
-                    self.list_deleted(&path.join(&name))?;
-                }
-            }
-            return Ok(true);
-        }
-        let is_same_content = seen.kind == attr.kind
-            && match attr.kind {
-                FileKind::Symlink => {
-                    let theirs = crate::upper::read_link(self.target, path)?;
-                    let name = path.split().map(|(_, name)| name.to_owned()).unwrap_or_default();
-                    let ours =
-                        rustix::fs::readlinkat(parent, name.as_os_str(), Vec::new()).at("read the link", path)?;
-                    theirs == ours.as_bytes()
-                }
-                FileKind::File => {
-                    attr.size == seen.size && (self.goal == Goal::AnyChange || self.same_bytes(path, attr)?)
-                }
-                _ => true,
-            };
-        if !is_same_content {
-            self.push(path, ChangeKind::Modified, attr, Some(&seen));
-            return Ok(true);
-        }
-        let same_owner = !self.compares_owners || owner(attr, self.shift) == (seen.uid, seen.gid);
-        let same_look = match attr.kind {
-            FileKind::Symlink => same_owner,
-            FileKind::File => {
-                same_owner
-                    && attr.mode == seen.mode
-                    && attr.modified == seen.modified
-                    && !attr.has_other_links
-                    && self.same_attributes(path, attr)?
-            }
-            _ => same_owner && attr.mode == seen.mode,
-        };
-        if !same_look {
-            self.push(path, ChangeKind::MetadataOnly, attr, Some(&seen));
-            return Ok(true);
-        }
-        // The bytes come last where one change is enough: a file with other bytes almost always has another time.
-        if self.goal == Goal::AnyChange && attr.kind == FileKind::File && !self.same_bytes(path, attr)? {
-            self.push(path, ChangeKind::Modified, attr, Some(&seen));
-            return Ok(true);
-        }
-        Ok(false)
-    }
-
-    fn same_attributes(&mut self, path: &RelPath, attr: &Attr) -> Result<bool, ScanError> {
-        let ours = Upper::attributes(path, self.upper.open_file(path, attr)?)?.kept;
-        match self.target.open_file(path) {
-            Ok(file) => Ok(xattr::read(file).at("read the attributes of the target's", path)?.kept == ours),
-            Err(_) => Ok(true), // unreadable, and so copied up without a change that could be seen here
-        }
-    }
-
-    fn same_bytes(&mut self, path: &RelPath, attr: &Attr) -> Result<bool, ScanError> {
-        let ours = self.upper.open_file(path, attr)?;
-        match self.target.open_file(path) {
-            Ok(theirs) => Ok(crate::copy::is_same(&ours, &theirs).at("compare", path)?),
-            Err(_) => Ok(false),
-        }
-    }
-
     /// A whiteout in a merged directory.
     fn deletion(&mut self, path: &RelPath) -> Result<(), ScanError> {
         let Some(seen) = self.target.stat(path).at("stat the target's", path)? else {
@@ -405,68 +270,6 @@ impl Walk<'_, '_> {
         now.changed.total_ns() > self.started_ns && self.accepted.get(path) != Some(&(now.inode, now.changed))
     }
 
-    /// Lists as deleted what the target has at and below `path`.
-    fn list_deleted(&mut self, path: &RelPath) -> Result<(), ScanError> {
-        self.each_below(path, |walk, entry, now| {
-            walk.found.changes.push(Change {
-                path: entry.clone(),
-                kind: ChangeKind::Deleted,
-                file_type: now.kind,
-                old_type: None,
-                size: now.size,
-                old_mode: Some(now.mode),
-                new_mode: None,
-            });
-        })
-    }
-
-    /// Calls `act` for each entry of the target at and below `path`.
-    fn each_below(&mut self, path: &RelPath, mut act: impl FnMut(&mut Self, &RelPath, &Attr)) -> Result<(), ScanError> {
-        let Some(top) = self.target.stat(path).at("stat the target's", path)? else {
-            return Ok(());
-        };
-        act(self, path, &top);
-        let mut pending = Vec::new();
-        if top.kind == FileKind::Directory && top.device == self.target_device {
-            pending.push(path.clone());
-        }
-        while let Some(path) = pending.pop() {
-            if self.is_settled() {
-                return Ok(());
-            }
-            let directory = self.target.open_dir(&path).at("open the target's", &path)?;
-            for name in self.names_of(&path, &directory)? {
-                let entry = path.join(&name);
-                // A name that vanishes between the two calls changed its directory, which the commit looks at again.
-                let Some(now) = stat_entry(&directory, os(&name)).at("stat the target's", &entry)? else {
-                    continue;
-                };
-                act(self, &entry, &now);
-                if now.kind == FileKind::Directory && now.device == self.target_device {
-                    pending.push(entry);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn target_names(&mut self, path: &RelPath) -> Result<BTreeSet<Vec<u8>>, ScanError> {
-        let directory = self.target.open_dir(path).at("open the target's", path)?;
-        Ok(self.names_of(path, &directory)?.into_iter().collect())
-    }
-
-    fn names_of(&mut self, path: &RelPath, directory: &OwnedFd) -> Result<Vec<Vec<u8>>, ScanError> {
-        let room = usize::try_from(MAX_ENTRIES.saturating_sub(self.target_entries)).unwrap_or(usize::MAX);
-        let names = crate::tree::names(directory, room.saturating_add(1)).at("list the target's", path)?;
-        self.target_entries = self
-            .target_entries
-            .saturating_add(u64::try_from(names.len()).unwrap_or(u64::MAX));
-        if self.target_entries > MAX_ENTRIES {
-            return Err(ScanError::TooManyEntries { limit: MAX_ENTRIES });
-        }
-        Ok(names)
-    }
-
     fn conflict(&mut self, path: &RelPath, kind: ProblemKind) {
         if !matches!(self.goal, Goal::Plan { force: true }) {
             self.found.conflicts.push(path, kind);
@@ -484,56 +287,4 @@ impl Walk<'_, '_> {
             new_mode: Some(now.safe_mode()),
         });
     }
-}
-
-/// Looks again, right before the commit point, whether the target still is what the plan saw when it began at `planned_ns`.
-///
-/// # Errors
-/// As for a scan.
-pub(crate) fn find_changed_meanwhile(
-    target: &Tree,
-    operations: &[Planned],
-    planned_ns: i128,
-) -> Result<Problems, PathIoError> {
-    let mut problems = Problems::default();
-    for planned in operations {
-        let now = target.stat(&planned.path).at("stat the target's", &planned.path)?;
-        let is_same = match (&planned.seen, &now) {
-            (None, None) => true,
-            (Some(seen), Some(now)) => seen.inode == now.inode && seen.changed == now.changed,
-            _ => false,
-        };
-        if !is_same {
-            problems.push(&planned.path, ProblemKind::ChangedMeanwhile);
-        } else if planned.removes_directory() {
-            find_newer_below(target, &planned.path, planned_ns, &mut problems)?;
-        }
-    }
-    Ok(problems)
-}
-
-/// Finds what changed after `planned_ns` below a directory that a single operation moves away.
-fn find_newer_below(
-    target: &Tree,
-    top: &RelPath,
-    planned_ns: i128,
-    problems: &mut Problems,
-) -> Result<(), PathIoError> {
-    let mut pending = vec![top.clone()];
-    while let Some(path) = pending.pop() {
-        let directory = target.open_dir(&path).at("open the target's", &path)?;
-        for name in crate::tree::names(&directory, usize::MAX).at("list the target's", &path)? {
-            let entry = path.join(&name);
-            let Some(now) = stat_entry(&directory, os(&name)).at("stat the target's", &entry)? else {
-                continue;
-            };
-            if now.changed.total_ns() > planned_ns {
-                problems.push(&entry, ProblemKind::ChangedMeanwhile);
-            }
-            if now.kind == FileKind::Directory {
-                pending.push(entry);
-            }
-        }
-    }
-    Ok(())
 }

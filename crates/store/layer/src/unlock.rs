@@ -26,6 +26,22 @@ pub(crate) struct Unlock {
 }
 
 impl Unlock {
+    /// Notes the mode of an entry that is about to be changed.
+    pub(crate) fn note(&mut self, state: &OwnedFd, path: &RelPath, mode: u32) -> Result<(), PathIoError> {
+        let log = match &mut self.log {
+            Some(log) => log,
+            none => {
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+                let file = rustix::fs::openat(state, FILE, flags, Mode::from_raw_mode(0o600)).at_file("open", FILE)?;
+                none.insert(std::fs::File::from(file))
+            }
+        };
+        log.write_all(format!("{mode:o} {}\n", String::from(path.clone())).as_bytes())
+            .at_file("write", FILE)?;
+        self.changed.push((path.clone(), mode));
+        Ok(())
+    }
+
     /// Adds `bits` to the mode of an entry that is a file or directory, noting the old one first.
     pub(crate) fn widen(
         &mut self,
@@ -35,21 +51,7 @@ impl Unlock {
         mode: u32,
         bits: u32,
     ) -> Result<(), PathIoError> {
-        let log = match &mut self.log {
-            Some(log) => log,
-            none => none.insert(std::fs::File::from(
-                rustix::fs::openat(
-                    state,
-                    FILE,
-                    OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW,
-                    Mode::from_raw_mode(0o600),
-                )
-                .at_file("open", FILE)?,
-            )),
-        };
-        log.write_all(format!("{mode:o} {}\n", String::from(path.clone())).as_bytes())
-            .at_file("write", FILE)?;
-        self.changed.push((path.clone(), mode));
+        self.note(state, path, mode)?;
         tree.chmod(path, mode | bits).at("make readable", path)
     }
 

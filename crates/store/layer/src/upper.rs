@@ -1,13 +1,14 @@
 //! The upper of a capture, opened for reading: what the sandbox wrote, in overlayfs's form. Hostile from end to end.
 
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{Access, AtFlags};
+use rustix::fs::{Access, AtFlags, Mode};
 use rustix::io::Errno;
 
 use crate::attr::{Attr, FileKind};
+use crate::capture::UPPER;
 use crate::error::{At, PathIoError, ScanError};
 use crate::path::{MAX_PATH_BYTES, RelPath};
-use crate::tree::{Tree, os};
+use crate::tree::{DIRECTORY, Tree, os};
 use crate::unlock::Unlock;
 use crate::xattr::{self, Attributes};
 
@@ -19,21 +20,41 @@ pub(crate) const MAX_ENTRIES: u64 = 10_000_000;
 pub(crate) struct Upper<'state> {
     state: &'state OwnedFd,
     tree: Tree,
+    /// The root's mode as captured.
+    root_mode: u32,
     unlock: Unlock,
     entries: u64,
 }
 
 impl<'state> Upper<'state> {
-    /// Takes the upper's root and puts back the modes that a crashed reader left changed.
-    pub(crate) fn open(state: &'state OwnedFd, root: OwnedFd) -> Result<Self, PathIoError> {
+    /// Opens the upper of a state directory and puts back the modes that a crashed reader left changed.
+    pub(crate) fn open(state: &'state OwnedFd) -> Result<Self, PathIoError> {
+        let mut unlock = Unlock::default();
+        Self::open_root_up(state, &mut unlock)?;
+        let root = rustix::fs::openat(state, UPPER, DIRECTORY, Mode::empty()).at_file("open", UPPER)?;
         let tree = Tree::new(root);
         Unlock::recover(state, &tree)?;
+        // If the program closed the root, that also closed it again.
+        let mut unlock = Unlock::default();
+        let mode = Self::open_root_up(state, &mut unlock)?;
         Ok(Upper {
             state,
             tree,
-            unlock: Unlock::default(),
+            root_mode: mode,
+            unlock,
             entries: 0,
         })
+    }
+
+    /// Makes the root accessible, noting its mode first, and returns that.
+    fn open_root_up(state: &OwnedFd, unlock: &mut Unlock) -> Result<u32, PathIoError> {
+        let mode = crate::attr::stat_at(state, UPPER).at_file("stat", UPPER)?.mode;
+        let access = rustix::fs::accessat(state, UPPER, Access::READ_OK | Access::EXEC_OK, AtFlags::EACCESS);
+        if mode & 0o500 != 0o500 && access == Err(Errno::ACCESS) {
+            unlock.note(state, &RelPath::root(), mode)?;
+            crate::tree::chmod_at(state, UPPER.as_ref(), mode | 0o500).at_file("make readable", UPPER)?;
+        }
+        Ok(mode)
     }
 
     /// Puts every mode back. Must be called however the reading ended; if it isn't, the next [`Upper::open`] does it.
@@ -42,9 +63,11 @@ impl<'state> Upper<'state> {
     }
 
     pub(crate) fn root_attr(&self) -> Result<Attr, PathIoError> {
-        rustix::fs::fstat(self.tree.root())
-            .map(Attr::from)
-            .at("stat", &RelPath::root())
+        let attr = Attr::from(rustix::fs::fstat(self.tree.root()).at("stat", &RelPath::root())?);
+        Ok(Attr {
+            mode: self.root_mode,
+            ..attr
+        })
     }
 
     /// Opens a directory, whose attributes were just read, so that it can be listed and its entries looked up.
@@ -60,7 +83,7 @@ impl<'state> Upper<'state> {
     }
 
     fn make_accessible(&mut self, path: &RelPath, attr: &Attr, bits: u32, access: Access) -> Result<(), PathIoError> {
-        if attr.mode & bits == bits {
+        if attr.mode & bits == bits || path.is_root() {
             return Ok(());
         }
         let (parent, name) = self.tree.open_parent(path).at("open the directory of", path)?;

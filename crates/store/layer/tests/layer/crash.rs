@@ -1,11 +1,12 @@
 //! A commit that ends after any of its steps, as a kill would end it, and what is found after.
 
 use std::fs;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::PermissionsExt as _;
 
 use ringwall_layer::{Capture, CommitError, CommitOptions, OpenCaptureError, Pending, sweep};
 
-use crate::support::{Fixture, change, dump, expected, fill, write};
-use std::os::fd::AsFd as _;
+use crate::support::{Fixture, change, chmod, dump, expected, fill, write};
 
 fn crash_after(steps: usize) -> CommitOptions {
     CommitOptions {
@@ -168,5 +169,44 @@ fn a_change_of_an_entry_already_in_place_survives_the_resumed_commit() {
             "edited after the commit\n"
         );
         return;
+    }
+}
+
+/// A commit of a directory that is closed at the end, with another one in it.
+#[test]
+fn a_commit_that_closes_directories_is_finished_after_any_kill() {
+    for steps in 0.. {
+        let fixture = Fixture::new(fill);
+        for dir in ["sub", "sub/deep"] {
+            fs::create_dir(fixture.upper(dir)).unwrap();
+            write(fixture.upper(dir).join("edit"), "edited\n");
+        }
+        chmod(fixture.upper("sub/deep"), 0o100);
+        chmod(fixture.upper("sub"), 0);
+        let result = fixture.commit(crash_after(steps));
+        if result.is_err() {
+            assert!(
+                matches!(result, Err(CommitError::Interrupted)),
+                "step {steps}: {result:?}"
+            );
+            finish(&fixture);
+        }
+        let mode = |path: &str| fs::metadata(fixture.target(path)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode("sub"), 0, "step {steps}");
+        chmod(fixture.target("sub"), 0o700);
+        assert_eq!(mode("sub/deep"), 0o100, "step {steps}");
+        chmod(fixture.target("sub/deep"), 0o700);
+        for file in ["sub/edit", "sub/deep/edit"] {
+            assert_eq!(
+                fs::read_to_string(fixture.target(file)).unwrap(),
+                "edited\n",
+                "step {steps}"
+            );
+        }
+        assert!(fixture.is_gone(), "step {steps}");
+        if result.is_ok() {
+            assert!(steps > 20, "only {steps} steps");
+            break;
+        }
     }
 }

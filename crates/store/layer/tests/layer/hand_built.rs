@@ -352,6 +352,22 @@ fn a_directory_of_the_target_that_its_owner_closed_is_written_and_stays_closed()
 }
 
 #[test]
+fn a_root_that_the_program_closed_is_read_and_stays_open_in_the_target() {
+    let fixture = Fixture::new(|target| chmod(target, 0o755));
+    write(fixture.upper("added"), "x\n");
+    chmod(fixture.upper(""), 0);
+    assert_eq!(fixture.changes(), ["M .", "A added"]);
+    assert_eq!(fs::metadata(fixture.upper("")).unwrap().mode() & 0o777, 0);
+    let report = fixture.commit(CommitOptions::default()).unwrap();
+    assert!(
+        matches!(report.notes.as_slice(), [Note::OwnerAccessKept(_)]),
+        "{report:?}"
+    );
+    assert_eq!(fs::metadata(&fixture.target).unwrap().mode() & 0o777, 0o700);
+    assert!(fixture.target("added").exists() && fixture.is_gone());
+}
+
+#[test]
 fn owners_are_shifted() {
     if !rustix::process::geteuid().is_root() {
         println!("SKIPPED: giving files away takes root");
@@ -417,4 +433,29 @@ fn usage_counts_blocks_and_stops_at_its_bound() {
     assert!(usage.is_complete && usage.entries == 3, "{usage:?}");
     assert!((1 << 20..2 << 20).contains(&usage.bytes), "{usage:?}");
     assert!(!usage_bytes(upper.as_fd(), 2).is_complete);
+}
+
+#[test]
+fn a_capture_on_another_file_system_is_copied_over() {
+    let Ok(elsewhere) = tempfile::tempdir_in("/dev/shm") else {
+        println!("SKIPPED: no /dev/shm");
+        return;
+    };
+    let mut fixture = Fixture::new(fill);
+    fixture.state = elsewhere.path().to_owned();
+    if fs::metadata(&fixture.state).unwrap().dev() == fs::metadata(&fixture.target).unwrap().dev() {
+        println!("SKIPPED: /dev/shm is no file system of its own");
+        return;
+    }
+    fixture.lock = fs::File::create(fixture.state.join("lock")).unwrap();
+    Capture::create(&fixture.state, &fixture.target, crate::support::now_ns(), None).unwrap();
+    if rustix::fs::setxattr(fixture.upper(""), "user.probe", b"", rustix::fs::XattrFlags::empty()).is_err() {
+        println!("SKIPPED: no user attributes in /dev/shm (Linux < 6.6)");
+        return;
+    }
+    rustix::fs::removexattr(fixture.upper(""), "user.probe").unwrap();
+    change(&fixture);
+    fixture.commit(CommitOptions::default()).unwrap();
+    assert_eq!(dump(&fixture.target, true), expected());
+    assert!(fixture.is_gone());
 }

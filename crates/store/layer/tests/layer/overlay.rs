@@ -11,7 +11,7 @@ use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 use crate::support::{Fixture, LONG_AGO, dump, set_time, write};
 
 /// Random sequences, and the operations in each.
-const ROUNDS: u64 = 300;
+const ROUNDS: u64 = 40;
 const OPERATIONS: usize = 60;
 
 /// xorshift64* (Vigna, "An experimental exploration of Marsaglia's xorshift generators, scrambled", 2016): the same on every run.
@@ -91,7 +91,7 @@ fn operate(root: &Path, random: &mut Random) -> std::io::Result<()> {
         15 => fs::remove_dir(&path),
         16 if is_real_dir(&path) => {
             fs::remove_dir_all(&path)?;
-            if number % 2 == 0 {
+            if number.is_multiple_of(2) {
                 fs::create_dir(&path)?;
                 fs::write(path.join("f0"), format!("anew {number}\n"))?;
             }

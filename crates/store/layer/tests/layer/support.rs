@@ -88,6 +88,22 @@ impl Fixture {
     }
 }
 
+impl Drop for Fixture {
+    /// Opens the directories that a test closed, which the owner of the place could not remove otherwise.
+    fn drop(&mut self) {
+        let mut pending = vec![self.place.path().to_owned()];
+        while let Some(dir) = pending.pop() {
+            let _as_far_as_it_goes = fs::set_permissions(&dir, fs::Permissions::from_mode(0o700));
+            let entries = fs::read_dir(&dir).into_iter().flatten().flatten();
+            pending.extend(
+                entries
+                    .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                    .map(|entry| entry.path()),
+            );
+        }
+    }
+}
+
 pub(crate) fn now_ns() -> u64 {
     u64::try_from(
         std::time::SystemTime::now()

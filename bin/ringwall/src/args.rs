@@ -1,0 +1,298 @@
+//! The command line as typed. Values are parsed here; what they mean together is checked by the policy.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use ringwall_policy::{Changes, EnvOverride, Mount, NetworkMode, Overrides};
+use ringwall_types::{ByteSize, CpuShare, Isolation, LimitKind, SandboxName, Tier, WallTime};
+
+/// Runs untrusted programs in the strongest sandbox that this machine has.
+#[derive(Debug, Parser)]
+#[command(name = "ringwall", version, about, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a command in a sandbox.
+    Run(Box<RunArgs>),
+    /// Show what a sandbox changed.
+    Diff(DiffArgs),
+    /// Apply what a sandbox changed.
+    Commit(CommitArgs),
+    /// Throw away what a sandbox changed.
+    Discard(NameArgs),
+    /// List this user's sandboxes.
+    Ps(PsArgs),
+    /// Show everything known about a sandbox.
+    Inspect(NameArgs),
+    /// End a running sandbox.
+    Kill(NameArgs),
+    /// Print the stored output of a sandbox run with --log.
+    Logs(NameArgs),
+    /// Remove what crashes left over.
+    Gc(GcArgs),
+    /// Say what this machine offers, and what would help.
+    Doctor(DoctorArgs),
+    /// Work with policies.
+    Policy(PolicyArgs),
+    /// Write man pages into a directory.
+    #[command(hide = true)]
+    Man {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// Print shell completions.
+    #[command(hide = true)]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) policy: PolicyFlags,
+    /// Write a JSON report to FILE when the run ends (- for standard error).
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) report: Option<PathBuf>,
+    /// Also store the output, for `ringwall logs`.
+    #[arg(long, help_heading = "Output")]
+    pub(crate) log: bool,
+    /// Print nothing about the run itself.
+    #[arg(short, long, help_heading = "Output")]
+    pub(crate) quiet: bool,
+    /// The command and its arguments.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// Flags that make up a policy; `run` and `policy show` have the same.
+#[derive(Debug, Args)]
+pub(crate) struct PolicyFlags {
+    /// Read the policy from a TOML file; flags override it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+    /// The tier: auto, namespace or landlock.
+    #[arg(long, value_name = "TIER", help_heading = "Isolation")]
+    isolation: Option<Isolation>,
+    /// Refuse to run in a weaker tier than this.
+    #[arg(long, value_name = "TIER", help_heading = "Isolation")]
+    min_isolation: Option<Tier>,
+    /// The network: none, or the host's.
+    #[arg(long, value_name = "MODE", value_parser = parse_network, help_heading = "Isolation")]
+    net: Option<NetworkMode>,
+    /// Give the program a terminal of its own.
+    #[arg(short, long, help_heading = "Isolation")]
+    tty: bool,
+    /// What becomes of writes: keep, commit (if it exits 0), discard, or none (read-only).
+    #[arg(long, value_name = "HOW", value_parser = parse_changes, help_heading = "Changes")]
+    changes: Option<Changes>,
+    /// Keep the changes under this name; continue there if it exists.
+    #[arg(long, value_name = "NAME", help_heading = "Changes")]
+    name: Option<SandboxName>,
+    /// Show a path read-only.
+    #[arg(long, value_name = "PATH", help_heading = "Files")]
+    read: Vec<PathBuf>,
+    /// Show a path writable: writes go straight to the host.
+    #[arg(long, value_name = "PATH", help_heading = "Files")]
+    write: Vec<PathBuf>,
+    /// Hide a path.
+    #[arg(long, value_name = "PATH", help_heading = "Files")]
+    deny: Vec<PathBuf>,
+    /// Show a path elsewhere.
+    #[arg(long, value_name = "HOST:GUEST[:ro]", value_parser = parse_mount, help_heading = "Files")]
+    mount: Vec<Mount>,
+    /// Use an unpacked root file system in place of the host's.
+    #[arg(long, value_name = "DIR", help_heading = "Files")]
+    rootfs: Option<PathBuf>,
+    /// Start the command in this directory.
+    #[arg(short, long, value_name = "DIR", help_heading = "Files")]
+    workdir: Option<PathBuf>,
+    /// Don't show tools below the home directory.
+    #[arg(long, help_heading = "Files")]
+    no_home_tools: bool,
+    /// Set a variable (K=V), or pass the caller's through (K).
+    #[arg(short, long, value_name = "K[=V]", value_parser = parse_env, help_heading = "Environment")]
+    env: Vec<EnvOverride>,
+    /// Memory of all processes together, such as 512M.
+    #[arg(short, long, value_name = "SIZE", help_heading = "Limits")]
+    memory: Option<ByteSize>,
+    /// CPUs, such as 1.5.
+    #[arg(long, value_name = "N", help_heading = "Limits")]
+    cpus: Option<CpuShare>,
+    /// Processes and threads alive at once.
+    #[arg(long, value_name = "N", help_heading = "Limits")]
+    pids: Option<u32>,
+    /// Open files of one process.
+    #[arg(long, value_name = "N", help_heading = "Limits")]
+    files: Option<u32>,
+    /// Bytes the sandbox may add, such as 1G.
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    disk: Option<ByteSize>,
+    /// Wall time, such as 30s.
+    #[arg(long, value_name = "TIME", help_heading = "Limits")]
+    timeout: Option<WallTime>,
+    /// Accept a weaker mechanism for a limit: memory, cpus, pids or disk.
+    #[arg(long, value_name = "LIMIT", help_heading = "Limits")]
+    allow_degraded: Vec<LimitKind>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NameArgs {
+    /// The sandbox.
+    pub(crate) name: SandboxName,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// The sandbox.
+    pub(crate) name: SandboxName,
+    /// Show how much changed in each file.
+    #[arg(long, conflicts_with = "patch")]
+    pub(crate) stat: bool,
+    /// Show the changes as a unified diff.
+    #[arg(long)]
+    pub(crate) patch: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CommitArgs {
+    /// The sandbox.
+    pub(crate) name: SandboxName,
+    /// Apply even where the target changed meanwhile.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PsArgs {
+    /// Also list what is not running.
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GcArgs {
+    /// Only say what would be removed, and why that is safe.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PolicyArgs {
+    #[command(subcommand)]
+    pub(crate) command: PolicyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Print the effective policy of a command line, ready to be saved.
+    Show(Box<ShowArgs>),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    #[command(flatten)]
+    pub(crate) policy: PolicyFlags,
+}
+
+/// Parses the process's command line.
+pub(crate) fn parse() -> Result<Cli, clap::Error> {
+    Cli::try_parse()
+}
+
+impl PolicyFlags {
+    /// Returns the flags as overrides of a policy; the policy file, if any, is the caller's to load.
+    pub(crate) fn into_overrides(self) -> Overrides {
+        Overrides {
+            isolation: self.isolation,
+            min_isolation: self.min_isolation,
+            changes: self.changes,
+            name: self.name,
+            tty: self.tty.then_some(true),
+            read: self.read,
+            write: self.write,
+            deny: self.deny,
+            mounts: self.mount,
+            rootfs: self.rootfs,
+            workdir: self.workdir,
+            home_tools: self.no_home_tools.then_some(false),
+            network: self.net,
+            env: self.env,
+            memory: self.memory,
+            cpus: self.cpus,
+            pids: self.pids,
+            files: self.files,
+            disk: self.disk,
+            timeout: self.timeout,
+            allow_degraded: self.allow_degraded.into_iter().collect(),
+        }
+    }
+}
+
+fn parse_network(word: &str) -> Result<NetworkMode, String> {
+    match word {
+        "none" => Ok(NetworkMode::None),
+        "host" => Ok(NetworkMode::Host),
+        _ => Err("use none or host".to_owned()),
+    }
+}
+
+fn parse_changes(word: &str) -> Result<Changes, String> {
+    match word {
+        "keep" => Ok(Changes::Keep),
+        "commit" => Ok(Changes::Commit),
+        "discard" => Ok(Changes::Discard),
+        "none" => Ok(Changes::None),
+        _ => Err("use keep, commit, discard or none".to_owned()),
+    }
+}
+
+fn parse_mount(text: &str) -> Result<Mount, ringwall_policy::ParseMountError> {
+    Mount::parse(text.as_ref())
+}
+
+fn parse_env(text: &str) -> Result<EnvOverride, ringwall_policy::CheckPolicyError> {
+    let parsed = match text.split_once('=') {
+        Some((name, value)) => EnvOverride::Set { name: name.to_owned(), value: value.to_owned() },
+        None => EnvOverride::Pass { name: text.to_owned() },
+    };
+    let (EnvOverride::Set { name, .. } | EnvOverride::Pass { name }) = &parsed;
+    ringwall_policy::check_env_name(name)?;
+    Ok(parsed)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_behind_the_command_are_its_own() {
+        let cli = Cli::try_parse_from(["ringwall", "run", "-t", "ls", "-t", "--name", "X"]).unwrap();
+        let Command::Run(args) = cli.command else { panic!("not run") };
+        assert_eq!(args.command, ["ls", "-t", "--name", "X"]);
+        assert!(args.policy.tty && args.policy.name.is_none());
+    }
+}

@@ -1,0 +1,41 @@
+//! One file a command.
+
+mod commit;
+mod diff;
+mod discard;
+mod docs;
+mod doctor;
+mod gc;
+mod inspect;
+mod kill;
+mod logs;
+mod names;
+mod policy;
+mod ps;
+mod run;
+
+use std::process::ExitCode;
+
+use crate::args::{Cli, Command, PolicyCommand};
+use crate::failure::Failure;
+
+/// Executes a parsed command line.
+pub(crate) fn execute(cli: Cli) -> Result<ExitCode, Failure> {
+    match cli.command {
+        Command::Run(args) => run::execute(*args),
+        Command::Diff(args) => diff::execute(&args),
+        Command::Commit(args) => commit::execute(&args),
+        Command::Discard(args) => discard::execute(&args.name),
+        Command::Ps(args) => ps::execute(&args),
+        Command::Inspect(args) => inspect::execute(&args.name),
+        Command::Kill(args) => kill::execute(&args.name),
+        Command::Logs(args) => logs::execute(&args.name),
+        Command::Gc(args) => gc::execute(&args),
+        Command::Doctor(args) => doctor::execute(&args),
+        Command::Policy(args) => match args.command {
+            PolicyCommand::Show(args) => policy::show(args.policy),
+        },
+        Command::Man { dir } => docs::man(&dir),
+        Command::Completions { shell } => docs::completions(shell),
+    }
+}
