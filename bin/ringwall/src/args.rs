@@ -67,7 +67,12 @@ pub(crate) struct RunArgs {
     #[arg(short, long, help_heading = "Output")]
     pub(crate) quiet: bool,
     /// The command and its arguments.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "COMMAND")]
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        required = true,
+        value_name = "COMMAND"
+    )]
     pub(crate) command: Vec<OsString>,
 }
 
@@ -269,7 +274,10 @@ fn parse_mount(text: &str) -> Result<Mount, ringwall_policy::ParseMountError> {
 
 fn parse_env(text: &str) -> Result<EnvOverride, ringwall_policy::CheckPolicyError> {
     let parsed = match text.split_once('=') {
-        Some((name, value)) => EnvOverride::Set { name: name.to_owned(), value: value.to_owned() },
+        Some((name, value)) => EnvOverride::Set {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        },
         None => EnvOverride::Pass { name: text.to_owned() },
     };
     let (EnvOverride::Set { name, .. } | EnvOverride::Pass { name }) = &parsed;
@@ -291,7 +299,9 @@ mod tests {
     #[test]
     fn options_behind_the_command_are_its_own() {
         let cli = Cli::try_parse_from(["ringwall", "run", "-t", "ls", "-t", "--name", "X"]).unwrap();
-        let Command::Run(args) = cli.command else { panic!("not run") };
+        let Command::Run(args) = cli.command else {
+            panic!("not run")
+        };
         assert_eq!(args.command, ["ls", "-t", "--name", "X"]);
         assert!(args.policy.tty && args.policy.name.is_none());
     }

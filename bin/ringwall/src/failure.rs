@@ -17,11 +17,19 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn usage(error: impl Into<Box<dyn Error>>) -> Self {
-        Failure { error: error.into(), hint: None, code: USAGE }
+        Failure {
+            error: error.into(),
+            hint: None,
+            code: USAGE,
+        }
     }
 
     pub(crate) fn own(error: impl Into<Box<dyn Error>>) -> Self {
-        Failure { error: error.into(), hint: None, code: OWN }
+        Failure {
+            error: error.into(),
+            hint: None,
+            code: OWN,
+        }
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {

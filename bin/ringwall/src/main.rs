@@ -1,4 +1,3 @@
-// NOTICE-TO-HELPER.txt beside Cargo.toml: this folder is now edited by the lead only.
 //! `ringwall`: runs untrusted programs in the strongest sandbox the machine has. This file only picks the command.
 #![forbid(unsafe_code)]
 

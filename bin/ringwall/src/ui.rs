@@ -17,7 +17,11 @@ pub(crate) fn line(text: &str) {
 
 /// Writes a note about the run, in one line.
 pub(crate) fn note(text: &str) {
-    drop(std::io::stderr().lock().write_all(format!("ringwall: {text}\n").as_bytes()));
+    drop(
+        std::io::stderr()
+            .lock()
+            .write_all(format!("ringwall: {text}\n").as_bytes()),
+    );
 }
 
 /// Tells of a failure and returns its exit code.

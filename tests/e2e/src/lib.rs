@@ -23,7 +23,10 @@ pub enum User {
 
 /// Returns the users that tests can run as here; says `SKIPPED` of the one that they can't.
 #[must_use]
-#[expect(clippy::print_stdout, reason = "a skipped test must be seen, and stdout is where tests report")]
+#[expect(
+    clippy::print_stdout,
+    reason = "a skipped test must be seen, and stdout is where tests report"
+)]
 pub fn users() -> Vec<User> {
     if rustix::process::geteuid().is_root() {
         vec![User::Root, User::Ordinary]

@@ -12,22 +12,36 @@ use crate::ui;
 /// Commits.
 pub(crate) fn execute(args: &CommitArgs) -> Result<ExitCode, Failure> {
     let (stored, mut capture) = names::open_capture(&args.name)?;
-    let options = CommitOptions { force: args.force, ..CommitOptions::default() };
+    let options = CommitOptions {
+        force: args.force,
+        ..CommitOptions::default()
+    };
     let target = capture.target().to_owned();
-    let report = capture.commit(LockHeld::assert(stored.lock()), options).map_err(|error| {
-        let hint = match &error {
-            CommitError::Conflicts { .. } => Some(format!("look at `ringwall diff {0}`; `ringwall commit --force {0}` applies it all the same", args.name)),
-            CommitError::Stuck { .. } => Some(format!("free what the cause names, then `ringwall commit {}` again", args.name)),
-            _ => None,
-        };
-        let failure = Failure::own(error);
-        match hint {
-            Some(hint) => failure.hint(hint),
-            None => failure,
-        }
-    })?;
+    let report = capture
+        .commit(LockHeld::assert(stored.lock()), options)
+        .map_err(|error| {
+            let hint = match &error {
+                CommitError::Conflicts { .. } => Some(format!(
+                    "look at `ringwall diff {0}`; `ringwall commit --force {0}` applies it all the same",
+                    args.name
+                )),
+                CommitError::Stuck { .. } => Some(format!(
+                    "free what the cause names, then `ringwall commit {}` again",
+                    args.name
+                )),
+                _ => None,
+            };
+            let failure = Failure::own(error);
+            match hint {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            }
+        })?;
     for stripped in &report.stripped {
-        ui::note(&format!("not applied, for safety: {} of {}", stripped.what, stripped.path));
+        ui::note(&format!(
+            "not applied, for safety: {} of {}",
+            stripped.what, stripped.path
+        ));
     }
     stored.remove().map_err(Failure::own)?;
     ui::note(&format!("{} committed to {}", args.name, target.display()));

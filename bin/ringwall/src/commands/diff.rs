@@ -19,7 +19,10 @@ pub(crate) fn execute(args: &DiffArgs) -> Result<ExitCode, Failure> {
     }
     let mut out = io::BufWriter::new(io::stdout().lock());
     // Contents were written by an untrusted program: a terminal must not be driven by them, a file gets them as they are.
-    let options = DiffOptions { escape_controls: io::stdout().is_terminal(), ..DiffOptions::default() };
+    let options = DiffOptions {
+        escape_controls: io::stdout().is_terminal(),
+        ..DiffOptions::default()
+    };
     let written = if args.patch {
         write_patch(&capture, &scan, options, &mut out)
     } else if args.stat {

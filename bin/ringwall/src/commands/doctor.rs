@@ -15,5 +15,9 @@ pub(crate) fn execute(args: &DoctorArgs) -> Result<ExitCode, Failure> {
     } else {
         ui::out(&doctor.render_text());
     }
-    Ok(if doctor.usable() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if doctor.usable() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

@@ -28,5 +28,9 @@ pub(crate) fn execute(args: &GcArgs) -> Result<ExitCode, Failure> {
         }
         ui::line(&text);
     }
-    Ok(if has_failed { ExitCode::from(OWN) } else { ExitCode::SUCCESS })
+    Ok(if has_failed {
+        ExitCode::from(OWN)
+    } else {
+        ExitCode::SUCCESS
+    })
 }

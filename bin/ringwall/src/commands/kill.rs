@@ -14,7 +14,9 @@ pub(crate) fn execute(name: &SandboxName) -> Result<ExitCode, Failure> {
     let (record, state) = names::state()?.look_up(name).map_err(names::failed)?;
     match (record, state) {
         (Some(record), RunState::Running) => {
-            record.kill_init().map_err(|error| Failure::own(format!("can't kill {name}: {error}")))?;
+            record
+                .kill_init()
+                .map_err(|error| Failure::own(format!("can't kill {name}: {error}")))?;
             ui::note(&format!("{name} killed"));
         }
         (None, RunState::Running) => return Err(Failure::own(format!("{name} is just starting")).hint("try again")),

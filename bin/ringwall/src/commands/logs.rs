@@ -14,7 +14,9 @@ pub(crate) fn execute(name: &SandboxName) -> Result<ExitCode, Failure> {
     state.look_up(name).map_err(names::failed)?;
     let path = state.path().join(name.as_str()).join("output.log");
     let mut file = File::open(&path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Failure::usage(format!("the output of {name} was not stored")).hint("run it with --log"),
+        std::io::ErrorKind::NotFound => {
+            Failure::usage(format!("the output of {name} was not stored")).hint("run it with --log")
+        }
         _ => Failure::own(error),
     })?;
     match std::io::copy(&mut file, &mut std::io::stdout().lock()) {

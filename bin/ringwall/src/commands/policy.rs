@@ -29,7 +29,9 @@ fn read(file: &Path) -> Result<Policy, Failure> {
     let failed = |error: std::io::Error| Failure::usage(format!("can't read the policy {}: {error}", file.display()));
     let mut bytes = Vec::new();
     // One byte more than may be used, so that a longer file is seen as such.
-    File::open(file).and_then(|opened| opened.take(MAX_POLICY_BYTES as u64 + 1).read_to_end(&mut bytes)).map_err(failed)?;
+    File::open(file)
+        .and_then(|opened| opened.take(MAX_POLICY_BYTES as u64 + 1).read_to_end(&mut bytes))
+        .map_err(failed)?;
     let folder = file.canonicalize().map_err(failed)?;
     let folder = folder.parent().unwrap_or(Path::new("/"));
     load_policy(&bytes, Origin { file, folder }).map_err(Failure::usage)

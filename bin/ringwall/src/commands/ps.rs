@@ -17,17 +17,25 @@ pub(crate) fn execute(args: &PsArgs) -> Result<ExitCode, Failure> {
     let mut rows = Vec::new();
     for name in state.names().map_err(Failure::own)? {
         // It may have ended since the names were read.
-        let Ok((record, run_state)) = state.look_up(&name) else { continue };
+        let Ok((record, run_state)) = state.look_up(&name) else {
+            continue;
+        };
         if args.all || run_state == RunState::Running {
             rows.push((name, record, run_state));
         }
     }
     if args.json {
-        let rows: Vec<_> = rows.iter().map(|(name, record, state)| json!({ "name": name, "state": state, "record": record })).collect();
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|(name, record, state)| json!({ "name": name, "state": state, "record": record }))
+            .collect();
         ui::line(&serde_json::to_string_pretty(&rows).map_err(Failure::own)?);
         return Ok(ExitCode::SUCCESS);
     }
-    ui::line(&format!("{:<24} {:<12} {:<10} {:>8}  {}", "NAME", "STATE", "TIER", "AGE", "COMMAND"));
+    ui::line(&format!(
+        "{:<24} {:<12} {:<10} {:>8}  {}",
+        "NAME", "STATE", "TIER", "AGE", "COMMAND"
+    ));
     for (name, record, state) in rows {
         let state = match state {
             RunState::Running => "running",
@@ -37,9 +45,14 @@ pub(crate) fn execute(args: &PsArgs) -> Result<ExitCode, Failure> {
         let tier = record.as_ref().map_or("-".to_owned(), |record| record.tier.to_string());
         let age = record.as_ref().map_or("-".to_owned(), age);
         // What a program is called is its caller's text, but may hold anything.
-        let command = record.as_ref().map_or(String::new(), |record| record.command.join(" ").escape_debug().to_string());
+        let command = record.as_ref().map_or(String::new(), |record| {
+            record.command.join(" ").escape_debug().to_string()
+        });
         let command: String = command.chars().take(60).collect();
-        ui::line(&format!("{:<24} {state:<12} {tier:<10} {age:>8}  {command}", name.to_string()));
+        ui::line(&format!(
+            "{:<24} {state:<12} {tier:<10} {age:>8}  {command}",
+            name.to_string()
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -14,8 +14,10 @@ use crate::ui;
 
 /// Runs the command and returns its exit code.
 pub(crate) fn execute(args: RunArgs) -> Result<ExitCode, Failure> {
-    let current_dir = std::env::current_dir()
-        .map_err(|error| Failure::usage(format!("can't find the current directory: {error}")).hint("it may have been removed; change to one that exists"))?;
+    let current_dir = std::env::current_dir().map_err(|error| {
+        Failure::usage(format!("can't find the current directory: {error}"))
+            .hint("it may have been removed; change to one that exists")
+    })?;
     let policy = policy::effective(args.policy, &current_dir)?;
     let spec = RunSpec {
         command: args.command,
@@ -32,7 +34,9 @@ pub(crate) fn execute(args: RunArgs) -> Result<ExitCode, Failure> {
     if let Some(file) = &args.report {
         write_report(&report, file)?;
     }
-    Ok(ExitCode::from(u8::try_from(report.exit_code.clamp(0, 255)).unwrap_or(OWN)))
+    Ok(ExitCode::from(
+        u8::try_from(report.exit_code.clamp(0, 255)).unwrap_or(OWN),
+    ))
 }
 
 /// Says in a line each what the user would not know otherwise; nothing when all went as it does without a sandbox.
@@ -42,7 +46,10 @@ fn tell(report: &Report) {
     }
     let command = report.command.first().map_or("", String::as_str);
     match &report.exit {
-        ExitReason::NotFound => ui::note(&format!("{}: command not found inside the sandbox", command.escape_debug())),
+        ExitReason::NotFound => ui::note(&format!(
+            "{}: command not found inside the sandbox",
+            command.escape_debug()
+        )),
         ExitReason::NotExecutable { why } => ui::note(&format!("{}: can't be executed: {why}", command.escape_debug())),
         ExitReason::Timeout => ui::note("ended: its time is up"),
         ExitReason::Memory => ui::note("ended by the kernel: it used more memory than its limit"),
@@ -55,11 +62,16 @@ fn tell(report: &Report) {
         ui::note(note);
     }
     if let Some(changes) = &report.changes {
-        let counts = format!("{} added, {} modified, {} deleted", changes.added, changes.modified, changes.deleted);
+        let counts = format!(
+            "{} added, {} modified, {} deleted",
+            changes.added, changes.modified, changes.deleted
+        );
         let target = changes.target.display();
         let name = &report.name;
         match changes.state.as_str() {
-            "kept" => ui::note(&format!("changes in {target} kept as {name} ({counts}): see `ringwall diff {name}`, then `ringwall commit {name}` or `ringwall discard {name}`")),
+            "kept" => ui::note(&format!(
+                "changes in {target} kept as {name} ({counts}): see `ringwall diff {name}`, then `ringwall commit {name}` or `ringwall discard {name}`"
+            )),
             state => ui::note(&format!("changes in {target} {state} ({counts})")),
         }
     }
@@ -73,7 +85,8 @@ fn write_report(report: &Report, file: &Path) -> Result<(), Failure> {
         eprint_report(&text);
         return Ok(());
     }
-    fs::write(file, text).map_err(|error| Failure::own(format!("can't write the report to {}: {error}", file.display())))
+    fs::write(file, text)
+        .map_err(|error| Failure::own(format!("can't write the report to {}: {error}", file.display())))
 }
 
 fn eprint_report(text: &str) {
@@ -84,13 +97,24 @@ fn eprint_report(text: &str) {
 /// Chooses exit code and hint for a run that did not start.
 fn explain(error: RunError) -> Failure {
     let (code, hint) = match &error {
-        RunError::Plan(PlanError::Path { .. } | PlanError::Nul { .. } | PlanError::NoVariable { .. } | PlanError::Tier { .. }) => (USAGE, None),
+        RunError::Plan(
+            PlanError::Path { .. } | PlanError::Nul { .. } | PlanError::NoVariable { .. } | PlanError::Tier { .. },
+        ) => (USAGE, None),
         RunError::Plan(PlanError::Limit { .. }) => (OWN, Some("`ringwall doctor` says what this machine can enforce")),
-        RunError::Unavailable { .. } | RunError::NoTier { .. } => (OWN, Some("`ringwall doctor` says what is missing and what would fix it")),
-        RunError::State(ringwall_backend_process::OpenStateError::Busy { .. }) => (OWN, Some("choose another --name, or wait for the other run")),
+        RunError::Unavailable { .. } | RunError::NoTier { .. } => (
+            OWN,
+            Some("`ringwall doctor` says what is missing and what would fix it"),
+        ),
+        RunError::State(ringwall_backend_process::OpenStateError::Busy { .. }) => {
+            (OWN, Some("choose another --name, or wait for the other run"))
+        }
         _ => (OWN, None),
     };
-    let failure = Failure { error: Box::new(error), hint: None, code };
+    let failure = Failure {
+        error: Box::new(error),
+        hint: None,
+        code,
+    };
     match hint {
         Some(hint) => failure.hint(hint),
         None => failure,

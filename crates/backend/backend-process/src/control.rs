@@ -82,8 +82,16 @@ impl Message {
             b'L' => Message::Listener,
             b'F' => {
                 let value = i32::try_from(number(1)?).ok()?;
-                let ended = if number(0)? == 0 { Ended::Exited(value) } else { Ended::Signaled(value) };
-                let usage = Usage { user_us: number(2)?, system_us: number(3)?, max_rss_kib: number(4)? };
+                let ended = if number(0)? == 0 {
+                    Ended::Exited(value)
+                } else {
+                    Ended::Signaled(value)
+                };
+                let usage = Usage {
+                    user_us: number(2)?,
+                    system_us: number(3)?,
+                    max_rss_kib: number(4)?,
+                };
                 Message::Finished(ended, usage)
             }
             _ => return None,
@@ -97,7 +105,11 @@ mod tests {
 
     #[test]
     fn messages_round_trip() {
-        let usage = Usage { user_us: 1, system_us: 2, max_rss_kib: 3 };
+        let usage = Usage {
+            user_us: 1,
+            system_us: 2,
+            max_rss_kib: 3,
+        };
         for message in [
             Message::Failed("why".into()),
             Message::NotFound,

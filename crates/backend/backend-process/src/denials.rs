@@ -25,12 +25,18 @@ pub(crate) struct Denials {
 
 impl Denials {
     pub(crate) fn new(profile: Profile, options: Options) -> Self {
-        Denials { counts: BTreeMap::new(), profile, options }
+        Denials {
+            counts: BTreeMap::new(),
+            profile,
+            options,
+        }
     }
 
     /// Takes and answers one notice. Returns whether the listener is still of use.
     pub(crate) fn answer(&mut self, listener: BorrowedFd<'_>) -> bool {
-        let Ok(trapped) = notify::receive(listener) else { return false };
+        let Ok(trapped) = notify::receive(listener) else {
+            return false;
+        };
         let Some(trapped) = trapped else { return true };
         if self.counts.len() < MAX_ROWS || self.counts.contains_key(&trapped.number) {
             *self.counts.entry(trapped.number).or_default() += 1;
@@ -47,11 +53,21 @@ impl Denials {
             .counts
             .into_iter()
             .map(|(number, count)| {
-                let name = u32::try_from(number).ok().and_then(|number| ringwall_seccomp::name_of(Arch::NATIVE, number));
-                Denial { syscall: name.map_or_else(|| number.to_string(), str::to_owned), count }
+                let name = u32::try_from(number)
+                    .ok()
+                    .and_then(|number| ringwall_seccomp::name_of(Arch::NATIVE, number));
+                Denial {
+                    syscall: name.map_or_else(|| number.to_string(), str::to_owned),
+                    count,
+                }
             })
             .collect();
-        rows.sort_by(|left, right| right.count.cmp(&left.count).then_with(|| left.syscall.cmp(&right.syscall)));
+        rows.sort_by(|left, right| {
+            right
+                .count
+                .cmp(&left.count)
+                .then_with(|| left.syscall.cmp(&right.syscall))
+        });
         rows
     }
 }

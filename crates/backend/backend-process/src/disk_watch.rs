@@ -28,8 +28,17 @@ pub(crate) struct DiskWatch {
 
 impl DiskWatch {
     pub(crate) fn new(limit: u64, layer: &Path) -> Self {
-        let upper = rustix::fs::open(layer.join("upper"), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok();
-        DiskWatch { limit, upper, next: Instant::now() + Duration::from_millis(20) }
+        let upper = rustix::fs::open(
+            layer.join("upper"),
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .ok();
+        DiskWatch {
+            limit,
+            upper,
+            next: Instant::now() + Duration::from_millis(20),
+        }
     }
 
     /// Looks, and sets when to look next. A layer that can't be looked at counts as over: the limit would hold no more.
@@ -37,7 +46,9 @@ impl DiskWatch {
         let Some(upper) = &self.upper else { return true };
         let begun = Instant::now();
         let usage = usage_bytes(upper.as_fd(), MAX_ENTRIES);
-        let Some(left) = self.limit.checked_sub(usage.bytes) else { return true };
+        let Some(left) = self.limit.checked_sub(usage.bytes) else {
+            return true;
+        };
         if !usage.is_complete {
             return true;
         }

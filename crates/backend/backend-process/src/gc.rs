@@ -61,16 +61,30 @@ fn examine(stored: StoredSandbox, dry_run: bool, found: &mut Vec<Leftover>) {
     let mut note = |what: String, why: &str, result: Option<Result<(), String>>| {
         let removable = result.is_some();
         let error = result.and_then(Result::err);
-        found.push(Leftover { name: name.clone(), what, why: why.to_owned(), removable, error });
+        found.push(Leftover {
+            name: name.clone(),
+            what,
+            why: why.to_owned(),
+            removable,
+            error,
+        });
     };
     if let Some(record) = &record {
         if record.ended.is_none() && (record.is_init_alive() || has_session(record)) {
             let result = if dry_run { Ok(()) } else { end_processes(record) };
-            note(format!("process {} and its descendants", record.init), LOCK_FREE, Some(result));
+            note(
+                format!("process {} and its descendants", record.init),
+                LOCK_FREE,
+                Some(result),
+            );
         }
         let groups: Vec<PathBuf> = record.cgroups.iter().filter(|path| path.exists()).cloned().collect();
         if !groups.is_empty() {
-            let what = groups.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+            let what = groups
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect::<Vec<_>>()
+                .join(", ");
             let result = if dry_run { Ok(()) } else { remove_groups(&groups) };
             note(format!("control group {what}"), LOCK_FREE, Some(result));
         }
@@ -78,7 +92,11 @@ fn examine(stored: StoredSandbox, dry_run: bool, found: &mut Vec<Leftover>) {
             if !dry_run {
                 protections::remove_private(private);
             }
-            note(format!("private directory {}", private.display()), LOCK_FREE, Some(Ok(())));
+            note(
+                format!("private directory {}", private.display()),
+                LOCK_FREE,
+                Some(Ok(())),
+            );
         }
     }
     let is_interrupted = record.as_ref().is_none_or(|record| record.ended.is_none());
@@ -98,15 +116,26 @@ fn examine(stored: StoredSandbox, dry_run: bool, found: &mut Vec<Leftover>) {
                 }
             }
             if unwanted || capture.is_empty().unwrap_or(false) {
-                let why = if unwanted { "the run was to throw its changes away" } else { "it holds no change" };
+                let why = if unwanted {
+                    "the run was to throw its changes away"
+                } else {
+                    "it holds no change"
+                };
                 let result = if dry_run {
                     Ok(())
                 } else {
-                    capture.discard(LockHeld::assert(stored.lock())).map_err(crate::launch::chain).and_then(|_| stored.remove().map_err(crate::launch::chain))
+                    capture
+                        .discard(LockHeld::assert(stored.lock()))
+                        .map_err(crate::launch::chain)
+                        .and_then(|_| stored.remove().map_err(crate::launch::chain))
                 };
                 note("layer".to_owned(), why, Some(result));
             } else if is_interrupted {
-                note("changes of an interrupted run".to_owned(), "kept: see `ringwall diff`, then commit or discard them", None);
+                note(
+                    "changes of an interrupted run".to_owned(),
+                    "kept: see `ringwall diff`, then commit or discard them",
+                    None,
+                );
             }
         }
         Err(OpenCaptureError::NotFound { .. }) => {
@@ -115,7 +144,11 @@ fn examine(stored: StoredSandbox, dry_run: bool, found: &mut Vec<Leftover>) {
                 note("state of an interrupted run".to_owned(), LOCK_FREE, Some(result));
             }
         }
-        Err(error) => note("changes".to_owned(), &format!("kept: they can't be read: {}", crate::launch::chain(error)), None),
+        Err(error) => note(
+            "changes".to_owned(),
+            &format!("kept: they can't be read: {}", crate::launch::chain(error)),
+            None,
+        ),
     }
 }
 

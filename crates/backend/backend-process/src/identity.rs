@@ -38,9 +38,14 @@ impl Identity {
         if uid == 0 {
             // Two live sandboxes may share a range when their keepers' pids are 4,096 apart: their pid namespaces still part them.
             let slot = rustix::process::getpid().as_raw_nonzero().get().unsigned_abs() % RANGES;
-            Identity::Range { start: FIRST_ROOT_RANGE + slot * RANGE }
+            Identity::Range {
+                start: FIRST_ROOT_RANGE + slot * RANGE,
+            }
         } else {
-            Identity::Caller { uid, gid: rustix::process::getegid().as_raw() }
+            Identity::Caller {
+                uid,
+                gid: rustix::process::getegid().as_raw(),
+            }
         }
     }
 

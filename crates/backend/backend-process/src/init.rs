@@ -79,7 +79,8 @@ impl Init<'_> {
             filter: &filter,
             listen: self.listen,
             restriction: self.restriction.take(),
-            user: (self.plan.tier == Tier::Landlock && self.plan.identity.is_range()).then(|| self.plan.identity.outside()),
+            user: (self.plan.tier == Tier::Landlock && self.plan.identity.is_range())
+                .then(|| self.plan.identity.outside()),
             since: built,
             timed: self.timed,
         };
@@ -102,8 +103,12 @@ impl Init<'_> {
     /// From here on init dies with the keeper; it exits if that happened before.
     fn tie_to_keeper(&self) -> Result<(), String> {
         privilege::die_with_parent(SIGKILL).map_err(|error| format!("can't tie init to its keeper: {error}"))?;
-        let mut set = [rustix::event::PollFd::new(&self.control, rustix::event::PollFlags::empty())];
-        drop(rustix::event::poll(&mut set, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })));
+        let mut set = [rustix::event::PollFd::new(
+            &self.control,
+            rustix::event::PollFlags::empty(),
+        )];
+        // What matters is read from the set: an error leaves it empty.
+        let _ = rustix::event::poll(&mut set, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 }));
         if set[0].revents().contains(rustix::event::PollFlags::HUP) {
             exit_now(OWN_FAILURE);
         }
@@ -174,22 +179,49 @@ impl Init<'_> {
         let mut mounts = mounts.into_iter();
         let mut source = |host: &crate::plan::HostPath| match mounts.next() {
             Some(mount) => Source::Mount(mount),
-            None => Source::Path { path: host.path.clone(), id: host.id },
+            None => Source::Path {
+                path: host.path.clone(),
+                id: host.id,
+            },
         };
         let mut entries = Vec::with_capacity(self.plan.placed.len() + 1);
         if let (Some(captured), Some(layer)) = (&self.plan.captured, &self.layer) {
-            let path = if self.plan.is_root_captured { "/".into() } else { captured.path.clone() };
+            let path = if self.plan.is_root_captured {
+                "/".into()
+            } else {
+                captured.path.clone()
+            };
             let lower = source(captured);
-            entries.push(Entry::Captured { lower, layer: source(layer), path });
+            entries.push(Entry::Captured {
+                lower,
+                layer: source(layer),
+                path,
+            });
         }
         for placed in &self.plan.placed {
             entries.push(match placed {
                 Placed::System(path) => Entry::System(path.clone()),
-                Placed::Link { path, target } => Entry::Link { path: path.clone(), target: target.clone() },
-                Placed::File { path, content } => Entry::File { path: path.clone(), content: content.clone() },
-                Placed::Private { path, mode } => Entry::Private { path: path.clone(), mode: *mode },
-                Placed::Hidden { path, is_dir } => Entry::Hidden { path: path.clone(), is_dir: *is_dir },
-                Placed::Bind { host, target, read_only } => Entry::Bind {
+                Placed::Link { path, target } => Entry::Link {
+                    path: path.clone(),
+                    target: target.clone(),
+                },
+                Placed::File { path, content } => Entry::File {
+                    path: path.clone(),
+                    content: content.clone(),
+                },
+                Placed::Private { path, mode } => Entry::Private {
+                    path: path.clone(),
+                    mode: *mode,
+                },
+                Placed::Hidden { path, is_dir } => Entry::Hidden {
+                    path: path.clone(),
+                    is_dir: *is_dir,
+                },
+                Placed::Bind {
+                    host,
+                    target,
+                    read_only,
+                } => Entry::Bind {
                     source: source(host),
                     path: target.clone(),
                     is_dir: host.is_dir,
@@ -197,7 +229,11 @@ impl Init<'_> {
                 },
             });
         }
-        View { entries, memory_size: self.memory_size, has_own_root: self.plan.has_own_root }
+        View {
+            entries,
+            memory_size: self.memory_size,
+            has_own_root: self.plan.has_own_root,
+        }
     }
 
     /// Forwards signals and reaps until the program has ended; then ends everything else and reports.
@@ -230,7 +266,11 @@ impl Init<'_> {
                 // signal others.
                 Ok(received) if received.sender == keeper && !received.from_kernel => {
                     // The program leads an orphaned process group, in which SIGTSTP has no effect (setpgid(2)).
-                    let signal = if received.signal == SIGTSTP { SIGSTOP } else { received.signal };
+                    let signal = if received.signal == SIGTSTP {
+                        SIGSTOP
+                    } else {
+                        received.signal
+                    };
                     drop(kill(-program, signal));
                 }
                 Ok(_) => {}
@@ -241,7 +281,11 @@ impl Init<'_> {
         while let Ok(Waited::Child(_, _, usage)) = wait(None, true) {
             count(usage);
         }
-        drop(pass_fd::send(self.control, &Message::Finished(ended, total).encode(), &[]));
+        drop(pass_fd::send(
+            self.control,
+            &Message::Finished(ended, total).encode(),
+            &[],
+        ));
         exit_now(0)
     }
 

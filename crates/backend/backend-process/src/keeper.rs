@@ -82,13 +82,18 @@ pub fn run(spec: &RunSpec, state: &StateDir) -> Result<Report, RunError> {
         Isolation::Namespace => backend(Tier::Namespace).run(spec),
         Isolation::Landlock => backend(Tier::Landlock).run(spec),
         Isolation::Auto => match backend(Tier::Namespace).run(spec) {
-            Err(first @ RunError::Unavailable { .. }) if spec.policy.min_isolation.is_none_or(|least| least <= Tier::Landlock) => {
+            Err(first @ RunError::Unavailable { .. })
+                if spec.policy.min_isolation.is_none_or(|least| least <= Tier::Landlock) =>
+            {
                 match backend(Tier::Landlock).run(spec) {
                     Ok(mut report) => {
                         report.passed_over.push(first.to_string());
                         Ok(report)
                     }
-                    Err(second) => Err(RunError::NoTier { first: Box::new(first), second: Box::new(second) }),
+                    Err(second) => Err(RunError::NoTier {
+                        first: Box::new(first),
+                        second: Box::new(second),
+                    }),
                 }
             }
             result => result,
@@ -113,9 +118,16 @@ impl Channels {
             None,
         )
         .map_err(|error| keeper("make a socket pair")(error.into()))?;
-        let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| keeper("make a pipe")(error.into()));
+        let pipe = || {
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+                .map_err(|error| keeper("make a pipe")(error.into()))
+        };
         let outputs = if log_output { Some([pipe()?, pipe()?]) } else { None };
-        Ok(Channels { control, init_end, outputs })
+        Ok(Channels {
+            control,
+            init_end,
+            outputs,
+        })
     }
 }
 
@@ -176,7 +188,9 @@ fn random_name() -> SandboxName {
     let mut bits = [0_u8; 8];
     if rustix::rand::getrandom(&mut bits, rustix::rand::GetRandomFlags::empty()).is_err() {
         // Before the kernel's pool is ready: unique enough, and a clash is only an error.
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
         bits = now.as_nanos().to_le_bytes()[..8].try_into().unwrap_or_default();
     }
     SandboxName::from_random(u64::from_le_bytes(bits))
@@ -232,7 +246,11 @@ impl Keeper<'_> {
             Tier::Namespace => Namespaces::BASE.with_network(),
         };
         let layer_path = self.layer.as_ref().map(|layer| layer.host.clone());
-        let Channels { control, init_end, outputs } = channels;
+        let Channels {
+            control,
+            init_end,
+            outputs,
+        } = channels;
         let (read_ends, write_ends) = match outputs {
             Some([(out, out_end), (err, err_end)]) => (Some([out, err]), Some((out_end, err_end))),
             None => (None, None),
@@ -260,7 +278,10 @@ impl Keeper<'_> {
             Ok(Fork::Parent(pid)) => self.init = pid,
             Err(error) => {
                 let why = format!("clone(2) with namespaces failed: {error}");
-                return Err(RunError::Unavailable { tier: self.plan.tier, why });
+                return Err(RunError::Unavailable {
+                    tier: self.plan.tier,
+                    why,
+                });
             }
         }
         drop(init_end);
@@ -275,8 +296,15 @@ impl Keeper<'_> {
 
     fn filter_choice(&mut self) -> (ringwall_seccomp::Profile, Options) {
         let profile = protections::profile(&self.plan);
-        let denied = if self.spec.record_denials { Denied::Notify } else { Denied::Errno };
-        let options = Options { denied, deny_setting_affinity: self.plan.limits.pin_cpus.is_some() };
+        let denied = if self.spec.record_denials {
+            Denied::Notify
+        } else {
+            Denied::Errno
+        };
+        let options = Options {
+            denied,
+            deny_setting_affinity: self.plan.limits.pin_cpus.is_some(),
+        };
         if self.spec.record_denials {
             self.denials = Some(Denials::new(profile, options));
         }
@@ -284,7 +312,9 @@ impl Keeper<'_> {
     }
 
     fn write_record(&self, ended: Option<serde_json::Value>) -> Result<(), RunError> {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
         let record = Record {
             version: 1,
             keeper: rustix::process::getpid().as_raw_nonzero().get(),
@@ -292,17 +322,30 @@ impl Keeper<'_> {
             init_start: stat(self.init).map_or(0, |stat| stat.start_time),
             tier: self.plan.tier,
             command: self.command_text(),
-            started_ms: u64::try_from(now.as_millis()).unwrap_or(0).saturating_sub(micros(self.begun) / 1000),
-            cgroups: self.groups.iter().flat_map(|groups| groups.paths().map(PathBuf::from)).collect(),
+            started_ms: u64::try_from(now.as_millis())
+                .unwrap_or(0)
+                .saturating_sub(micros(self.begun) / 1000),
+            cgroups: self
+                .groups
+                .iter()
+                .flat_map(|groups| groups.paths().map(PathBuf::from))
+                .collect(),
             private: self.plan.private.clone(),
-            changes: serde_json::to_value(self.plan.changes).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default(),
+            changes: serde_json::to_value(self.plan.changes)
+                .ok()
+                .and_then(|value| value.as_str().map(str::to_owned))
+                .unwrap_or_default(),
             ended,
         };
         Ok(self.stored.write_record(&record)?)
     }
 
     fn command_text(&self) -> Vec<String> {
-        self.spec.command.iter().map(|argument| argument.to_string_lossy().into_owned()).collect()
+        self.spec
+            .command
+            .iter()
+            .map(|argument| argument.to_string_lossy().into_owned())
+            .collect()
     }
 
     /// Does what only the keeper can, while init waits, and lets it go on.
@@ -310,14 +353,19 @@ impl Keeper<'_> {
         if let Some(groups) = &self.groups {
             let failed = |error: String| RunError::Setup(format!("can't make the control groups: {error}"));
             let group = Group::create(groups).map_err(|error| failed(crate::launch::chain(error)))?;
-            let added = group.add(self.init).map_err(|error| failed(crate::launch::chain(error)));
+            let added = group
+                .add(self.init)
+                .map_err(|error| failed(crate::launch::chain(error)));
             self.group = Some(group);
             added?;
         }
         let mut mounts = Vec::new();
         if self.plan.identity.is_range() && self.plan.tier == Tier::Namespace {
             let process = self.init.to_string();
-            self.plan.identity.write_maps(&process).map_err(keeper("map user ids"))?;
+            self.plan
+                .identity
+                .write_maps(&process)
+                .map_err(keeper("map user ids"))?;
             let path = format!("/proc/{process}/ns/user");
             let user_namespace = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
                 .map_err(|error| keeper("open the user namespace")(error.into()))?;
@@ -335,10 +383,23 @@ impl Keeper<'_> {
     }
 
     /// Watches until nothing of the sandbox is left.
-    fn watch(&mut self, control: BorrowedFd<'_>, signals: BorrowedFd<'_>, pipes: Option<[OwnedFd; 2]>) -> Result<(), RunError> {
-        let log = if self.spec.log_output { Some(self.open_log()?) } else { None };
+    fn watch(
+        &mut self,
+        control: BorrowedFd<'_>,
+        signals: BorrowedFd<'_>,
+        pipes: Option<[OwnedFd; 2]>,
+    ) -> Result<(), RunError> {
+        let log = if self.spec.log_output {
+            Some(self.open_log()?)
+        } else {
+            None
+        };
         let log = log.as_ref().map(AsFd::as_fd);
-        let mut deadline = self.plan.limits.timeout.and_then(|timeout| self.begun.checked_add(timeout));
+        let mut deadline = self
+            .plan
+            .limits
+            .timeout
+            .and_then(|timeout| self.begun.checked_add(timeout));
         let mut disk = match (self.plan.limits.disk, &self.layer) {
             (Some(limit), Some(layer)) => Some(DiskWatch::new(limit, &layer.host.path)),
             _ => None,
@@ -357,11 +418,20 @@ impl Keeper<'_> {
             wants(terminal.as_ref().map(|(master, _)| master.as_raw_fd()));
             wants((terminal.is_some() && stdin_open).then_some(0));
             for index in 0..2 {
-                wants(pipes.as_ref().filter(|_| pipes_open[index]).map(|pipes| pipes[index].as_raw_fd()));
+                wants(
+                    pipes
+                        .as_ref()
+                        .filter(|_| pipes_open[index])
+                        .map(|pipes| pipes[index].as_raw_fd()),
+                );
             }
             let now = Instant::now();
-            let next = [deadline, disk.as_ref().map(|disk| disk.next)].into_iter().flatten().min();
-            let ready = poll_readable(&fds, next.map(|next| next.saturating_duration_since(now))).map_err(keeper("wait"))?;
+            let next = [deadline, disk.as_ref().map(|disk| disk.next)]
+                .into_iter()
+                .flatten()
+                .min();
+            let ready =
+                poll_readable(&fds, next.map(|next| next.saturating_duration_since(now))).map_err(keeper("wait"))?;
 
             if ready[1] {
                 while let Some(signal) = signal::next(signals) {
@@ -374,18 +444,39 @@ impl Keeper<'_> {
             {
                 listener = None;
             }
-            if ready[4] && let Some((master, _)) = &terminal {
-                stdin_open = Relay { from: rustix::stdio::stdin(), to: master.as_fd(), copy: None }.pump();
-            }
-            if ready[3] && let Some((master, _)) = &terminal {
-                if !(Relay { from: master.as_fd(), to: rustix::stdio::stdout(), copy: log }).pump() {
-                    terminal = None;
+            if ready[4]
+                && let Some((master, _)) = &terminal
+            {
+                stdin_open = Relay {
+                    from: rustix::stdio::stdin(),
+                    to: master.as_fd(),
+                    copy: None,
                 }
+                .pump();
+            }
+            if ready[3]
+                && let Some((master, _)) = &terminal
+                && !(Relay {
+                    from: master.as_fd(),
+                    to: rustix::stdio::stdout(),
+                    copy: log,
+                })
+                .pump()
+            {
+                terminal = None;
             }
             if let Some([out, err]) = &pipes {
                 let relays = [
-                    Relay { from: out.as_fd(), to: rustix::stdio::stdout(), copy: log },
-                    Relay { from: err.as_fd(), to: rustix::stdio::stderr(), copy: log },
+                    Relay {
+                        from: out.as_fd(),
+                        to: rustix::stdio::stdout(),
+                        copy: log,
+                    },
+                    Relay {
+                        from: err.as_fd(),
+                        to: rustix::stdio::stderr(),
+                        copy: log,
+                    },
                 ];
                 for (index, relay) in relays.iter().enumerate() {
                     if ready[5 + index] {
@@ -432,11 +523,31 @@ impl Keeper<'_> {
         }
         // Everything in the sandbox is dead or dying: what it wrote is in the pipes, then they end.
         if let Some((master, _)) = &terminal {
-            while (Relay { from: master.as_fd(), to: rustix::stdio::stdout(), copy: log }).pump() {}
+            while (Relay {
+                from: master.as_fd(),
+                to: rustix::stdio::stdout(),
+                copy: log,
+            })
+            .pump()
+            {}
         }
         if let Some([out, err]) = &pipes {
-            while pipes_open[0] && (Relay { from: out.as_fd(), to: rustix::stdio::stdout(), copy: log }).pump() {}
-            while pipes_open[1] && (Relay { from: err.as_fd(), to: rustix::stdio::stderr(), copy: log }).pump() {}
+            while pipes_open[0]
+                && (Relay {
+                    from: out.as_fd(),
+                    to: rustix::stdio::stdout(),
+                    copy: log,
+                })
+                .pump()
+            {}
+            while pipes_open[1]
+                && (Relay {
+                    from: err.as_fd(),
+                    to: rustix::stdio::stderr(),
+                    copy: log,
+                })
+                .pump()
+            {}
         }
         Ok(())
     }
@@ -516,13 +627,13 @@ impl Keeper<'_> {
             Some(Failure::Setup(why)) => {
                 let is_new = self.spec.policy.name.is_none();
                 self.abandon(is_new);
-                return Err(RunError::Setup(why));
+                Err(RunError::Setup(why))
             }
             Some(Failure::Unavailable(why)) => {
                 let tier = self.plan.tier;
                 let is_new = self.spec.policy.name.is_none();
                 self.abandon(is_new);
-                return Err(RunError::Unavailable { tier, why });
+                Err(RunError::Unavailable { tier, why })
             }
             Some(Failure::NotFound) => Ok(self.conclude(ExitReason::NotFound, 127)?),
             Some(Failure::NotExecutable(why)) => Ok(self.conclude(ExitReason::NotExecutable { why }, 126)?),
@@ -591,7 +702,9 @@ impl Keeper<'_> {
                 settle::discard(self.stored, layer)
             };
             if let Err(why) = removed {
-                notes.push(format!("what the run left could not be removed, `ringwall gc` tries again: {why}"));
+                notes.push(format!(
+                    "what the run left could not be removed, `ringwall gc` tries again: {why}"
+                ));
             }
         }
         Ok(Report {
@@ -602,7 +715,9 @@ impl Keeper<'_> {
             passed_over: Vec::new(),
             protections,
             limits: self.plan.limits.reports,
-            exposed: Exposed { home_tools: self.plan.home_tools },
+            exposed: Exposed {
+                home_tools: self.plan.home_tools,
+            },
             exit,
             exit_code,
             usage,
@@ -621,13 +736,17 @@ impl Keeper<'_> {
 
 /// Clones the mount at a source with owners shifted into the sandbox's range, for a run by root.
 fn shifted_mount(host: &HostPath, user_namespace: BorrowedFd<'_>) -> Result<OwnedFd, RunError> {
-    let failed = |step: &str, error: std::io::Error| RunError::Setup(format!("can't {step} {}: {error}", host.path.display()));
+    let failed =
+        |step: &str, error: std::io::Error| RunError::Setup(format!("can't {step} {}: {error}", host.path.display()));
     let resolve = rustix::fs::ResolveFlags::NO_SYMLINKS | rustix::fs::ResolveFlags::NO_MAGICLINKS;
     let fd = rustix::fs::openat2(CWD, &host.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
         .map_err(|error| failed("open", error.into()))?;
     let found = rustix::fs::fstat(&fd).map_err(|error| failed("look at", error.into()))?;
     if (found.st_dev, found.st_ino) != host.id {
-        return Err(RunError::Setup(format!("{} was replaced while the sandbox was being made", host.path.display())));
+        return Err(RunError::Setup(format!(
+            "{} was replaced while the sandbox was being made",
+            host.path.display()
+        )));
     }
     let tree = mount::clone_tree(fd.as_fd(), false).map_err(|error| failed("clone the mount of", error))?;
     mount::map_ids(tree.as_fd(), user_namespace).map_err(|error| {

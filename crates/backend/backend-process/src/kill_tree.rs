@@ -33,7 +33,11 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let state = *fields.next()?.as_bytes().first()?;
     let session = fields.nth(2)?.parse().ok()?;
     let start_time = fields.nth(15)?.parse().ok()?;
-    Some(Stat { state, session, start_time })
+    Some(Stat {
+        state,
+        session,
+        start_time,
+    })
 }
 
 /// Sends SIGKILL to every living process of session `session` but `spare`, until there is none. Returns how many rounds it took.
@@ -76,7 +80,14 @@ mod tests {
     #[test]
     fn a_name_with_parentheses_does_not_confuse() {
         let text = "12 (a) b (c)) S 1 12 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 99 1";
-        assert_eq!(parse_stat(text), Some(Stat { state: b'S', session: 7, start_time: 4242 }));
+        assert_eq!(
+            parse_stat(text),
+            Some(Stat {
+                state: b'S',
+                session: 7,
+                start_time: 4242
+            })
+        );
     }
 
     #[test]

@@ -77,7 +77,10 @@ impl Launch<'_> {
             let error = image.exec(path);
             if !error.raw_os_error().is_some_and(|number| MISSING.contains(&number)) {
                 found_but.get_or_insert(error);
-            } else if found_but.is_none() && candidates.len() == 1 && std::fs::symlink_metadata(Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()))).is_ok() {
+            } else if found_but.is_none()
+                && candidates.len() == 1
+                && std::fs::symlink_metadata(Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()))).is_ok()
+            {
                 // The file is there: what is missing is its interpreter.
                 found_but = Some(std::io::Error::other("its interpreter is missing inside the sandbox"));
             }
@@ -97,20 +100,30 @@ impl Launch<'_> {
             Tier::Landlock => rustix::process::setpgid(None, None),
         }
         .map_err(|error| format!("can't make a process group: {error}"))?;
-        self.connect().map_err(|error| format!("can't connect the terminal: {error}"))?;
+        self.connect()
+            .map_err(|error| format!("can't connect the terminal: {error}"))?;
         if let Some(cpus) = self.plan.limits.pin_cpus {
             ringwall_sys::process::pin_to_cpus(cpus).map_err(|error| format!("can't set the CPUs: {error}"))?;
         }
         // Of all processes of the host, these should go first when memory runs out. It may always be raised.
         drop(std::fs::write("/proc/self/oom_score_adj", "500"));
-        rustix::process::chdir(&self.plan.workdir)
-            .map_err(|error| format!("can't enter the working directory {} inside the sandbox: {error}", self.plan.workdir.display()))?;
+        rustix::process::chdir(&self.plan.workdir).map_err(|error| {
+            format!(
+                "can't enter the working directory {} inside the sandbox: {error}",
+                self.plan.workdir.display()
+            )
+        })?;
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         let mut rlimits = self.plan.limits.rlimits.clone();
         rlimits.push((Rlimit::MessageQueues, 0));
         apply_rlimits(&rlimits).map_err(chain)?;
         // Rules are opened while it still can be done: the user that the program becomes may not reach them by path.
-        let rules = self.restriction.as_ref().map(landlock::prepare).transpose().map_err(chain)?;
+        let rules = self
+            .restriction
+            .as_ref()
+            .map(landlock::prepare)
+            .transpose()
+            .map_err(chain)?;
         if let Some((uid, gid)) = self.user {
             privilege::become_user(uid, gid).map_err(|error| format!("can't change the user: {error}"))?;
             // Changing the user cleared it.
@@ -159,7 +172,9 @@ pub(crate) fn chain(error: impl std::error::Error) -> String {
 
 /// Returns the paths to try, as execvp(3) would.
 fn candidates(arguments: &[CString], search_path: &[PathBuf]) -> Vec<CString> {
-    let Some(command) = arguments.first() else { return Vec::new() };
+    let Some(command) = arguments.first() else {
+        return Vec::new();
+    };
     if command.as_bytes().contains(&b'/') {
         return vec![command.clone()];
     }
@@ -182,7 +197,10 @@ mod tests {
         let path = [PathBuf::from("/a"), PathBuf::from("/b")];
         let texts = |command: &str| {
             let arguments = [CString::new(command).unwrap()];
-            candidates(&arguments, &path).iter().map(|path| path.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+            candidates(&arguments, &path)
+                .iter()
+                .map(|path| path.to_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
         };
         assert_eq!(texts("x"), ["/a/x", "/b/x"]);
         assert_eq!(texts("./x"), ["./x"]);

@@ -75,7 +75,12 @@ pub(crate) fn plan(limits: &Limits, tier: Tier) -> Result<LimitPlan, PlanError> 
         // The init process of the sandbox counts too.
         plan.rlimits.push((Rlimit::Processes, u64::from(count) + 1));
         if let Some(pids) = wanted.pids.take() {
-            plan.report(LimitKind::Pids, pids.to_string(), "RLIMIT_NPROC, counted in the sandbox's own user namespace", false);
+            plan.report(
+                LimitKind::Pids,
+                pids.to_string(),
+                "RLIMIT_NPROC, counted in the sandbox's own user namespace",
+                false,
+            );
         }
     } else if limits.pids.is_none() && Identity::choose().is_range() {
         // A uid of its own: nothing else is counted.
@@ -86,7 +91,12 @@ pub(crate) fn plan(limits: &Limits, tier: Tier) -> Result<LimitPlan, PlanError> 
     }
     if let Some(files) = limits.files {
         plan.rlimits.push((Rlimit::OpenFiles, u64::from(files)));
-        plan.report(LimitKind::Files, files.to_string(), "RLIMIT_NOFILE, for each process", false);
+        plan.report(
+            LimitKind::Files,
+            files.to_string(),
+            "RLIMIT_NOFILE, for each process",
+            false,
+        );
     }
     if let Some(disk) = limits.disk {
         plan.disk = Some(disk.0);
@@ -104,7 +114,12 @@ pub(crate) fn plan(limits: &Limits, tier: Tier) -> Result<LimitPlan, PlanError> 
 
 impl LimitPlan {
     fn report(&mut self, limit: LimitKind, value: String, mechanism: &str, degraded: bool) {
-        self.reports.push(LimitReport { limit, value, mechanism: mechanism.to_owned(), degraded });
+        self.reports.push(LimitReport {
+            limit,
+            value,
+            mechanism: mechanism.to_owned(),
+            degraded,
+        });
     }
 }
 
@@ -125,7 +140,12 @@ fn place_in_groups(plan: &mut LimitPlan, limits: &Limits, wanted: Request, offer
             }
             Err(_) if may_degrade(LimitKind::Memory) => {
                 plan.rlimits.push((Rlimit::Data, bytes));
-                plan.report(LimitKind::Memory, value, "RLIMIT_DATA, for each process and not for all together", true);
+                plan.report(
+                    LimitKind::Memory,
+                    value,
+                    "RLIMIT_DATA, for each process and not for all together",
+                    true,
+                );
             }
             Err(why) => return Err(refuse(LimitKind::Memory, &why, "each process alone by RLIMIT_DATA")),
         }
@@ -143,7 +163,13 @@ fn place_in_groups(plan: &mut LimitPlan, limits: &Limits, wanted: Request, offer
                 let mechanism = format!("sched_setaffinity(2) to {whole} CPU(s), which the program can't change");
                 plan.report(LimitKind::Cpus, value, &mechanism, !millis.is_multiple_of(1000));
             }
-            Err(why) => return Err(refuse(LimitKind::Cpus, &why, "the next whole number of CPUs by sched_setaffinity")),
+            Err(why) => {
+                return Err(refuse(
+                    LimitKind::Cpus,
+                    &why,
+                    "the next whole number of CPUs by sched_setaffinity",
+                ));
+            }
         }
     }
     if let Some(pids) = wanted.pids {
@@ -156,13 +182,19 @@ fn place_in_groups(plan: &mut LimitPlan, limits: &Limits, wanted: Request, offer
             }
             Err(_) if is_own_user || may_degrade(LimitKind::Pids) => {
                 plan.rlimits.push((Rlimit::Processes, u64::from(pids)));
-                let mechanism = if is_own_user { "RLIMIT_NPROC of a user id of its own" } else { "RLIMIT_NPROC, counted for all processes of this user" };
+                let mechanism = if is_own_user {
+                    "RLIMIT_NPROC of a user id of its own"
+                } else {
+                    "RLIMIT_NPROC, counted for all processes of this user"
+                };
                 plan.report(LimitKind::Pids, value, mechanism, !is_own_user);
             }
             Err(why) => {
                 let weaker = match offer.tier {
                     Tier::Landlock => "all processes of this user together by RLIMIT_NPROC",
-                    Tier::Namespace => "all processes of this user together by RLIMIT_NPROC (per sandbox from Linux 5.14)",
+                    Tier::Namespace => {
+                        "all processes of this user together by RLIMIT_NPROC (per sandbox from Linux 5.14)"
+                    }
                 };
                 return Err(refuse(LimitKind::Pids, &why, weaker));
             }
@@ -172,7 +204,10 @@ fn place_in_groups(plan: &mut LimitPlan, limits: &Limits, wanted: Request, offer
 }
 
 fn refuse(limit: LimitKind, why: &str, weaker: &str) -> PlanError {
-    PlanError::Limit { limit, why: format!("{why}. With --allow-degraded {limit} it limits {weaker}") }
+    PlanError::Limit {
+        limit,
+        why: format!("{why}. With --allow-degraded {limit} it limits {weaker}"),
+    }
 }
 
 /// Plans the control groups of a sandbox, and says in the reports where they are.
@@ -183,15 +218,18 @@ pub(crate) fn plan_groups(plan: &mut LimitPlan, name: &SandboxName) -> Result<Op
     let failed = |limit, why: String| PlanError::Limit { limit, why };
     let host = Host::read().map_err(|error| failed(LimitKind::Memory, error.to_string()))?;
     let groups = CgroupPlan::for_limits(&plan.group, name, &host).map_err(|unavailable| {
-        let (controller, why) = unavailable
-            .reasons
-            .into_iter()
-            .next()
-            .map_or((Controller::Memory, "no reason given".to_owned()), |(controller, why)| (controller, format!("{why}; {}", why.hint())));
+        let (controller, why) = unavailable.reasons.into_iter().next().map_or(
+            (Controller::Memory, "no reason given".to_owned()),
+            |(controller, why)| (controller, format!("{why}; {}", why.hint())),
+        );
         failed(controller.limit(), why)
     })?;
     for (controller, mechanism) in groups.mechanisms() {
-        if let Some(report) = plan.reports.iter_mut().find(|report| report.limit == controller.limit()) {
+        if let Some(report) = plan
+            .reports
+            .iter_mut()
+            .find(|report| report.limit == controller.limit())
+        {
             report.mechanism = mechanism.to_string();
         }
     }
@@ -202,6 +240,8 @@ pub(crate) fn plan_groups(plan: &mut LimitPlan, name: &SandboxName) -> Result<Op
 pub(crate) fn kernel_version() -> (u32, u32) {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();
-    let mut numbers = release.split(|character: char| !character.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    let mut numbers = release
+        .split(|character: char| !character.is_ascii_digit())
+        .map(|number| number.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }

@@ -25,7 +25,9 @@ const READ_DEVICES: [&str; 2] = ["/dev/random", "/dev/urandom"];
 /// Refuses the landlock tier where there is no Landlock.
 pub(crate) fn check_landlock(tier: Tier) -> Result<(), RunError> {
     if tier == Tier::Landlock && landlock_abi() == 0 {
-        let why = "this kernel has no Landlock, or it is not in the lsm= list (Linux 5.13 and CONFIG_SECURITY_LANDLOCK)".to_owned();
+        let why =
+            "this kernel has no Landlock, or it is not in the lsm= list (Linux 5.13 and CONFIG_SECURITY_LANDLOCK)"
+                .to_owned();
         return Err(RunError::Unavailable { tier, why });
     }
     Ok(())
@@ -38,7 +40,11 @@ pub(crate) fn profile(plan: &Plan) -> Profile {
         Tier::Landlock => Profile::Landlock {
             abi: landlock_abi(),
             unique_uid: plan.identity.is_range(),
-            network: if plan.host_network { Network::Host } else { Network::None },
+            network: if plan.host_network {
+                Network::Host
+            } else {
+                Network::None
+            },
         },
     }
 }
@@ -49,7 +55,10 @@ pub(crate) fn restriction(plan: &Plan, private: Option<&Path>) -> Option<Restric
     if abi == 0 {
         return None;
     }
-    let rule = |path: &Path, grant| Rule { path: path.to_owned(), grant };
+    let rule = |path: &Path, grant| Rule {
+        path: path.to_owned(),
+        grant,
+    };
     let mut rules = Vec::new();
     match plan.tier {
         Tier::Namespace => {
@@ -57,12 +66,21 @@ pub(crate) fn restriction(plan: &Plan, private: Option<&Path>) -> Option<Restric
             rules.push(rule(Path::new("/proc"), Grant::Use));
             rules.push(rule(Path::new("/dev/shm"), Grant::Write));
             if let Some(captured) = &plan.captured {
-                let path = if plan.is_root_captured { Path::new("/") } else { captured.path.as_path() };
+                let path = if plan.is_root_captured {
+                    Path::new("/")
+                } else {
+                    captured.path.as_path()
+                };
                 rules.push(rule(path, Grant::Write));
             }
             for placed in &plan.placed {
                 match placed {
-                    Placed::Private { path, .. } | Placed::Bind { target: path, read_only: false, .. } => rules.push(rule(path, Grant::Write)),
+                    Placed::Private { path, .. }
+                    | Placed::Bind {
+                        target: path,
+                        read_only: false,
+                        ..
+                    } => rules.push(rule(path, Grant::Write)),
                     _ => {}
                 }
             }
@@ -80,17 +98,35 @@ pub(crate) fn restriction(plan: &Plan, private: Option<&Path>) -> Option<Restric
             for placed in &plan.placed {
                 match placed {
                     Placed::System(path) => rules.push(rule(path, Grant::Read)),
-                    Placed::Bind { target, read_only: true, .. } => rules.push(rule(target, Grant::Read)),
-                    Placed::Bind { target, read_only: false, .. } => rules.push(rule(target, Grant::Write)),
+                    Placed::Bind {
+                        target,
+                        read_only: true,
+                        ..
+                    } => rules.push(rule(target, Grant::Read)),
+                    Placed::Bind {
+                        target,
+                        read_only: false,
+                        ..
+                    } => rules.push(rule(target, Grant::Write)),
                     _ => {}
                 }
             }
         }
     }
-    let control = if plan.tier == Tier::Namespace { Control::Changes } else { Control::Everything };
+    let control = if plan.tier == Tier::Namespace {
+        Control::Changes
+    } else {
+        Control::Everything
+    };
     // In the namespace tier a network namespace cuts TCP, and TCP inside it is the program's own.
     let cut_tcp = plan.tier == Tier::Landlock && !plan.host_network;
-    Some(Restriction { abi, control, rules, cut_tcp, scope: true })
+    Some(Restriction {
+        abi,
+        control,
+        rules,
+        cut_tcp,
+        scope: true,
+    })
 }
 
 /// Returns where the landlock tier's private directory for a name is. Root's state directory can't be reached by the user it becomes.
@@ -127,20 +163,66 @@ pub(crate) fn describe(plan: &Plan) -> Vec<Protection> {
     let none = "the landlock tier has no namespaces";
     let mut protections = Vec::new();
     let mut add = |name: &str, on: bool, why: &str| {
-        protections.push(Protection { name: name.to_owned(), on, why: why.to_owned() });
+        protections.push(Protection {
+            name: name.to_owned(),
+            on,
+            why: why.to_owned(),
+        });
     };
     let user = match (is_namespace, plan.identity.is_range()) {
-        (true, true) => format!("root inside is uid {} to the host; owners are shifted by idmapped mounts", plan.identity.outside().0),
+        (true, true) => format!(
+            "root inside is uid {} to the host; owners are shifted by idmapped mounts",
+            plan.identity.outside().0
+        ),
         (true, false) => "one user, the caller, with no others mapped".to_owned(),
-        (false, true) => format!("the program runs as uid {}, which owns nothing", plan.identity.outside().0),
+        (false, true) => format!(
+            "the program runs as uid {}, which owns nothing",
+            plan.identity.outside().0
+        ),
         (false, false) => none.to_owned(),
     };
     add("user-namespace", is_namespace, &user);
-    add("mount-namespace", is_namespace, if is_namespace { "a root of its own by pivot_root" } else { none });
-    add("pid-namespace", is_namespace, if is_namespace { "host processes can't be seen; all die with init" } else { none });
-    add("ipc-namespace", is_namespace, if is_namespace { "System V IPC and message queues of its own" } else { "System V IPC and message queues are denied by seccomp" });
-    add("uts-namespace", is_namespace, if is_namespace { "a host name of its own" } else { none });
-    add("cgroup-namespace", is_namespace, if is_namespace { "the host's groups can't be seen" } else { none });
+    add(
+        "mount-namespace",
+        is_namespace,
+        if is_namespace {
+            "a root of its own by pivot_root"
+        } else {
+            none
+        },
+    );
+    add(
+        "pid-namespace",
+        is_namespace,
+        if is_namespace {
+            "host processes can't be seen; all die with init"
+        } else {
+            none
+        },
+    );
+    add(
+        "ipc-namespace",
+        is_namespace,
+        if is_namespace {
+            "System V IPC and message queues of its own"
+        } else {
+            "System V IPC and message queues are denied by seccomp"
+        },
+    );
+    add(
+        "uts-namespace",
+        is_namespace,
+        if is_namespace { "a host name of its own" } else { none },
+    );
+    add(
+        "cgroup-namespace",
+        is_namespace,
+        if is_namespace {
+            "the host's groups can't be seen"
+        } else {
+            none
+        },
+    );
     let network = match (plan.host_network, is_namespace) {
         (true, _) => "the host's network was asked for",
         (false, true) => "a network namespace with a loopback device and nothing else",
@@ -167,6 +249,14 @@ pub(crate) fn describe(plan: &Plan) -> Vec<Protection> {
     add("seccomp", true, "allow-list; foreign architectures are killed");
     add("no-capabilities", true, "every set is empty, checked before exec");
     add("no-new-privs", true, "set-id bits and file capabilities give nothing");
-    add("captured-writes", plan.captured.is_some(), if plan.captured.is_some() { "writes go to a layer of the run's own" } else { "nothing is captured" });
+    add(
+        "captured-writes",
+        plan.captured.is_some(),
+        if plan.captured.is_some() {
+            "writes go to a layer of the run's own"
+        } else {
+            "nothing is captured"
+        },
+    );
     protections
 }

@@ -24,10 +24,18 @@ pub(crate) struct Layer {
 
 /// Makes a new name's layer, or continues an existing one.
 pub(crate) fn prepare(stored: &StoredSandbox, is_new: bool, plan: &Plan) -> Result<Option<Layer>, RunError> {
-    let refuse = |why: String| RunError::Continue { name: stored.name().clone(), why };
+    let refuse = |why: String| RunError::Continue {
+        name: stored.name().clone(),
+        why,
+    };
     if !is_new {
-        if stored.record().is_some_and(|record| record.ended.is_none() && record.is_init_alive()) {
-            return Err(refuse("processes of its last run are still there; run `ringwall gc` first".to_owned()));
+        if stored
+            .record()
+            .is_some_and(|record| record.ended.is_none() && record.is_init_alive())
+        {
+            return Err(refuse(
+                "processes of its last run are still there; run `ringwall gc` first".to_owned(),
+            ));
         }
         if let Some(private) = &plan.private {
             protections::remove_private(private);
@@ -35,27 +43,49 @@ pub(crate) fn prepare(stored: &StoredSandbox, is_new: bool, plan: &Plan) -> Resu
     }
     protections::make_private(plan)?;
     let Some(target) = &plan.captured else { return Ok(None) };
-    let capture = match if is_new { Err(None) } else { Capture::open(stored.path()).map_err(Some) } {
+    let capture = match if is_new {
+        Err(None)
+    } else {
+        Capture::open(stored.path()).map_err(Some)
+    } {
         Ok(capture) => {
             if capture.target() != target.path {
-                return Err(refuse(format!("it holds changes of {}, not of {}", capture.target().display(), target.path.display())));
+                return Err(refuse(format!(
+                    "it holds changes of {}, not of {}",
+                    capture.target().display(),
+                    target.path.display()
+                )));
             }
             if capture.pending().map_err(|error| refuse(error.to_string()))? != Pending::Nothing {
-                return Err(refuse(format!("a commit of it was interrupted; finish it with `ringwall commit {}`", stored.name())));
+                return Err(refuse(format!(
+                    "a commit of it was interrupted; finish it with `ringwall commit {}`",
+                    stored.name()
+                )));
             }
             renew_work(stored)?;
             capture
         }
         Err(None | Some(OpenCaptureError::NotFound { .. })) => {
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            Capture::create(stored.path(), &target.path, u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), None)?
+            let now = SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default();
+            Capture::create(
+                stored.path(),
+                &target.path,
+                u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+                None,
+            )?
         }
         Err(Some(error)) => return Err(refuse(crate::launch::chain(error))),
     };
     let metadata = std::fs::symlink_metadata(stored.path()).map_err(keeper("look at the layer"))?;
     // Canonical, as every path that is opened without following links must be.
     let path = std::fs::canonicalize(stored.path()).map_err(keeper("look at the layer"))?;
-    let host = HostPath { path, id: (metadata.dev(), metadata.ino()), is_dir: true };
+    let host = HostPath {
+        path,
+        id: (metadata.dev(), metadata.ino()),
+        is_dir: true,
+    };
     Ok(Some(Layer { capture, host }))
 }
 
@@ -80,14 +110,17 @@ pub(crate) fn remove_unchanged(stored: StoredSandbox, layer: Option<Layer>) -> R
         let inner = path.join("work/work");
         // The upper directory is removed first, and only if it is empty: nothing is lost by stopping after any step.
         let removed = rustix::fs::rmdir(path.join("upper")).is_ok() && {
-            let reach = |path: &std::path::Path| drop(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)));
+            let reach =
+                |path: &std::path::Path| drop(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)));
             let incompat = inner.join("incompat");
             let volatile = incompat.join("volatile");
             reach(&inner);
             reach(&incompat);
             reach(&volatile);
-            drop(rustix::fs::unlink(volatile.join("dirty")));
-            [&volatile, &incompat, &inner, &path.join("work")].into_iter().all(|directory| rustix::fs::rmdir(directory).is_ok())
+            let _ = rustix::fs::unlink(volatile.join("dirty"));
+            [&volatile, &incompat, &inner, &path.join("work")]
+                .into_iter()
+                .all(|directory| rustix::fs::rmdir(directory).is_ok())
         };
         if !removed {
             return discard(stored, layer);
@@ -118,7 +151,13 @@ pub(crate) fn settle(
         }
         Err(error) => {
             notes.push(format!("the changes can't be counted: {}", crate::launch::chain(error)));
-            ChangeSummary { state: state.to_owned(), target: capture.target().to_owned(), added: 0, modified: 0, deleted: 0 }
+            ChangeSummary {
+                state: state.to_owned(),
+                target: capture.target().to_owned(),
+                added: 0,
+                modified: 0,
+                deleted: 0,
+            }
         }
     };
     match keeper.plan().changes {
@@ -127,14 +166,23 @@ pub(crate) fn settle(
         _ if layer.capture.is_empty().unwrap_or(false) => Ok(None),
         Changes::Commit if exit_code == 0 => {
             let mut summary = summarize(&layer.capture, "committed", notes);
-            match layer.capture.commit(LockHeld::assert(stored.lock()), CommitOptions::default()) {
+            match layer
+                .capture
+                .commit(LockHeld::assert(stored.lock()), CommitOptions::default())
+            {
                 Ok(report) => {
                     for stripped in report.stripped {
-                        notes.push(format!("not applied, for safety: {} of {}", stripped.what, stripped.path));
+                        notes.push(format!(
+                            "not applied, for safety: {} of {}",
+                            stripped.what, stripped.path
+                        ));
                     }
                 }
                 Err(error) => {
-                    notes.push(format!("the changes were not committed: {}", crate::launch::chain(error)));
+                    notes.push(format!(
+                        "the changes were not committed: {}",
+                        crate::launch::chain(error)
+                    ));
                     summary.state = "kept".to_owned();
                 }
             }
@@ -147,7 +195,10 @@ pub(crate) fn settle(
 /// Throws a name and its layer away.
 pub(crate) fn discard(stored: StoredSandbox, layer: Option<Layer>) -> Result<(), String> {
     if let Some(layer) = layer {
-        layer.capture.discard(LockHeld::assert(stored.lock())).map_err(crate::launch::chain)?;
+        layer
+            .capture
+            .discard(LockHeld::assert(stored.lock()))
+            .map_err(crate::launch::chain)?;
     }
     stored.remove().map_err(crate::launch::chain)
 }

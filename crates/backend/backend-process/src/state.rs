@@ -112,7 +112,10 @@ pub struct StoredSandbox {
 }
 
 fn at(path: &Path) -> impl FnOnce(Errno) -> OpenStateError + '_ {
-    move |error| OpenStateError::Io { path: path.to_owned(), source: error.into() }
+    move |error| OpenStateError::Io {
+        path: path.to_owned(),
+        source: error.into(),
+    }
 }
 
 impl StateDir {
@@ -141,7 +144,10 @@ impl StateDir {
             Ok(stat) => stat,
             Err(Errno::NOENT) => {
                 if let Some(parent) = self.path.parent() {
-                    fs::create_dir_all(parent).map_err(|source| OpenStateError::Io { path: parent.to_owned(), source })?;
+                    fs::create_dir_all(parent).map_err(|source| OpenStateError::Io {
+                        path: parent.to_owned(),
+                        source,
+                    })?;
                 }
                 match rustix::fs::mkdir(&self.path, Mode::RWXU) {
                     Ok(()) | Err(Errno::EXIST) => {}
@@ -152,8 +158,13 @@ impl StateDir {
             Err(error) => return Err(at(&self.path)(error)),
         };
         // Layers hold files with any mode an untrusted program chose: nobody else may reach them.
-        if stat.st_uid != rustix::process::geteuid().as_raw() || stat.st_mode & 0o022 != 0 || stat.st_mode & 0o170_000 != 0o040_000 {
-            return Err(OpenStateError::Unsafe { path: self.path.clone() });
+        if stat.st_uid != rustix::process::geteuid().as_raw()
+            || stat.st_mode & 0o022 != 0
+            || stat.st_mode & 0o170_000 != 0o040_000
+        {
+            return Err(OpenStateError::Unsafe {
+                path: self.path.clone(),
+            });
         }
         Ok(())
     }
@@ -194,7 +205,8 @@ impl StateDir {
         if !path.is_dir() {
             return Err(OpenStateError::Unknown { name: name.clone() });
         }
-        self.lock(name, path)?.ok_or_else(|| OpenStateError::Unknown { name: name.clone() })
+        self.lock(name, path)?
+            .ok_or_else(|| OpenStateError::Unknown { name: name.clone() })
     }
 
     /// Locks; `None` when the directory vanished meanwhile.
@@ -214,9 +226,11 @@ impl StateDir {
         // Another process may have removed the name between the open and the lock: then this locks nothing.
         let held = rustix::fs::fstat(&lock).map_err(at(&file))?;
         match rustix::fs::lstat(&file) {
-            Ok(found) if (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino) => {
-                Ok(Some(StoredSandbox { name: name.clone(), path, lock }))
-            }
+            Ok(found) if (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino) => Ok(Some(StoredSandbox {
+                name: name.clone(),
+                path,
+                lock,
+            })),
             _ => Ok(None),
         }
     }
@@ -229,10 +243,16 @@ impl StateDir {
         let entries = match fs::read_dir(&self.path) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(source) => return Err(OpenStateError::Io { path: self.path.clone(), source }),
+            Err(source) => {
+                return Err(OpenStateError::Io {
+                    path: self.path.clone(),
+                    source,
+                });
+            }
         };
-        let mut names: Vec<SandboxName> =
-            entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+        let mut names: Vec<SandboxName> = entries
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .collect();
         names.sort();
         Ok(names)
     }
@@ -259,8 +279,14 @@ impl StateDir {
 
 fn read_record(path: &Path) -> Option<Record> {
     let mut text = String::new();
-    fs::File::open(path.join("record.json")).ok()?.take(MAX_RECORD_BYTES).read_to_string(&mut text).ok()?;
-    serde_json::from_str::<Record>(&text).ok().filter(|record| record.version == 1)
+    fs::File::open(path.join("record.json"))
+        .ok()?
+        .take(MAX_RECORD_BYTES)
+        .read_to_string(&mut text)
+        .ok()?;
+    serde_json::from_str::<Record>(&text)
+        .ok()
+        .filter(|record| record.version == 1)
 }
 
 impl StoredSandbox {
@@ -297,12 +323,15 @@ impl StoredSandbox {
         let text = serde_json::to_vec(record).unwrap_or_default();
         let fresh = self.path.join("record.new");
         // The first record of a name replaces nothing: a reader that meets half of it finds the name locked, and so running.
-        let written = match rustix::fs::open(&path, OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR) {
+        let written = match rustix::fs::open(
+            &path,
+            OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC,
+            Mode::RUSR | Mode::WUSR,
+        ) {
             Ok(file) => fs::File::from(file).write_all(&text),
             Err(_) => fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, &path)),
         };
-        written
-            .map_err(|source| OpenStateError::Io { path, source })
+        written.map_err(|source| OpenStateError::Io { path, source })
     }
 
     /// Returns the path of the stored output.
@@ -348,8 +377,16 @@ impl Record {
     /// # Errors
     /// What the kernel says. A process that is gone already is no error.
     pub fn kill_init(&self) -> io::Result<()> {
-        let gone = |error: Errno| if error == Errno::SRCH { Ok(()) } else { Err(error.into()) };
-        let Some(pid) = rustix::process::Pid::from_raw(self.init) else { return Ok(()) };
+        let gone = |error: Errno| {
+            if error == Errno::SRCH {
+                Ok(())
+            } else {
+                Err(error.into())
+            }
+        };
+        let Some(pid) = rustix::process::Pid::from_raw(self.init) else {
+            return Ok(());
+        };
         // By descriptor: looked at after it is opened, it is that process or none.
         let process = match rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {
             Ok(process) => process,
@@ -407,6 +444,9 @@ mod tests {
         let (_dir, state) = state();
         fs::create_dir_all(&state.path).unwrap();
         fs::set_permissions(&state.path, fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(matches!(state.claim(&"x".parse().unwrap()), Err(OpenStateError::Unsafe { .. })));
+        assert!(matches!(
+            state.claim(&"x".parse().unwrap()),
+            Err(OpenStateError::Unsafe { .. })
+        ));
     }
 }

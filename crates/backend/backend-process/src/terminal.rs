@@ -23,7 +23,7 @@ impl RawMode {
             let mut raw = saved.clone();
             raw.make_raw();
             // A terminal that can't be set stays as it is: lines are then cooked twice, nothing worse.
-            drop(termios::tcsetattr(stdin, OptionalActions::Now, &raw));
+            let _ = termios::tcsetattr(stdin, OptionalActions::Now, &raw);
         }
         RawMode { saved }
     }
@@ -32,15 +32,17 @@ impl RawMode {
 impl Drop for RawMode {
     fn drop(&mut self) {
         if let Some(saved) = &self.saved {
-            drop(termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, saved));
+            let _ = termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, saved);
         }
     }
 }
 
 /// Gives the sandbox's terminal the size of the caller's.
 pub(crate) fn copy_window_size(to: BorrowedFd<'_>) {
-    if let Ok(size) = termios::tcgetwinsize(rustix::stdio::stdin()).or_else(|_| termios::tcgetwinsize(rustix::stdio::stdout())) {
-        drop(termios::tcsetwinsize(to, size));
+    if let Ok(size) =
+        termios::tcgetwinsize(rustix::stdio::stdin()).or_else(|_| termios::tcgetwinsize(rustix::stdio::stdout()))
+    {
+        let _ = termios::tcsetwinsize(to, size);
     }
 }
 
@@ -92,7 +94,10 @@ fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> bool {
             Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
             Err(rustix::io::Errno::INTR) => {}
             Err(rustix::io::Errno::AGAIN) => {
-                let mut set = [rustix::event::PollFd::from_borrowed_fd(to.as_fd(), rustix::event::PollFlags::OUT)];
+                let mut set = [rustix::event::PollFd::from_borrowed_fd(
+                    to.as_fd(),
+                    rustix::event::PollFlags::OUT,
+                )];
                 if rustix::event::poll(&mut set, None).is_err() {
                     return false;
                 }

@@ -18,10 +18,19 @@ impl Image {
     #[must_use]
     pub fn new(arguments: Vec<CString>, environment: Vec<CString>) -> Self {
         let pointers = |strings: &[CString]| {
-            strings.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>()
+            strings
+                .iter()
+                .map(|text| text.as_ptr())
+                .chain([std::ptr::null()])
+                .collect::<Vec<_>>()
         };
         let (argv, envp) = (pointers(&arguments), pointers(&environment));
-        Image { _arguments: arguments, _environment: environment, argv, envp }
+        Image {
+            _arguments: arguments,
+            _environment: environment,
+            argv,
+            envp,
+        }
     }
 
     /// Becomes the program at `path`. Returns only on failure.

@@ -15,5 +15,9 @@ pub type Instruction = libc::sock_filter;
 
 /// Turns a libc-style return value into a result.
 pub(crate) fn check(value: libc::c_long) -> io::Result<libc::c_long> {
-    if value < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
+    if value < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(value)
+    }
 }

@@ -47,8 +47,17 @@ struct MountAttr {
 fn set_attributes(fd: i32, path: &CStr, flags: u32, attributes: &MountAttr) -> io::Result<()> {
     let size = std::mem::size_of::<MountAttr>();
     // SAFETY: the path is NUL-terminated and the struct is of the size given (MOUNT_ATTR_SIZE_VER0, 32 bytes).
-    check(unsafe { libc::syscall(libc::SYS_mount_setattr, fd, path.as_ptr(), flags, std::ptr::from_ref(attributes), size) })
-        .map(drop)
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            fd,
+            path.as_ptr(),
+            flags,
+            std::ptr::from_ref(attributes),
+            size,
+        )
+    })
+    .map(drop)
 }
 
 /// Sets and clears attributes of the mount at `path`, and of all below it when `recursive`.
@@ -56,8 +65,18 @@ fn set_attributes(fd: i32, path: &CStr, flags: u32, attributes: &MountAttr) -> i
 /// # Errors
 /// What mount_setattr(2) says (Linux 5.12).
 pub fn change_attributes(path: &CStr, set: MountAttributes, clear: MountAttributes, recursive: bool) -> io::Result<()> {
-    let attributes = MountAttr { attr_set: set.0, attr_clr: clear.0, propagation: 0, userns_fd: 0 };
-    set_attributes(libc::AT_FDCWD, path, if recursive { AT_RECURSIVE } else { 0 }, &attributes)
+    let attributes = MountAttr {
+        attr_set: set.0,
+        attr_clr: clear.0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    set_attributes(
+        libc::AT_FDCWD,
+        path,
+        if recursive { AT_RECURSIVE } else { 0 },
+        &attributes,
+    )
 }
 
 /// As [`change_attributes`], on a mount held by descriptor.
@@ -65,7 +84,12 @@ pub fn change_attributes(path: &CStr, set: MountAttributes, clear: MountAttribut
 /// # Errors
 /// What mount_setattr(2) says.
 pub fn change_attributes_at(mount: BorrowedFd<'_>, set: MountAttributes, recursive: bool) -> io::Result<()> {
-    let attributes = MountAttr { attr_set: set.0, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let attributes = MountAttr {
+        attr_set: set.0,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
     let flags = libc::AT_EMPTY_PATH.unsigned_abs() | if recursive { AT_RECURSIVE } else { 0 };
     set_attributes(mount.as_raw_fd(), c"", flags, &attributes)
 }
@@ -76,7 +100,12 @@ pub fn change_attributes_at(mount: BorrowedFd<'_>, set: MountAttributes, recursi
 /// `EINVAL` where the file system or the kernel has no idmapped mounts; else what mount_setattr(2) says.
 pub fn map_ids(mount: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>) -> io::Result<()> {
     let userns_fd = u64::try_from(user_namespace.as_raw_fd()).unwrap_or(u64::MAX);
-    let attributes = MountAttr { attr_set: IDMAP, attr_clr: 0, propagation: 0, userns_fd };
+    let attributes = MountAttr {
+        attr_set: IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd,
+    };
     set_attributes(mount.as_raw_fd(), c"", libc::AT_EMPTY_PATH.unsigned_abs(), &attributes)
 }
 
@@ -121,7 +150,13 @@ pub fn attach(mount: BorrowedFd<'_>, target: &CStr) -> io::Result<()> {
 pub fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: u64, data: &CStr) -> io::Result<()> {
     // SAFETY: all pointers are to NUL-terminated text; `data` is text for every file system we mount.
     check(libc::c_long::from(unsafe {
-        libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast())
+        libc::mount(
+            source.as_ptr(),
+            target.as_ptr(),
+            kind.as_ptr(),
+            flags,
+            data.as_ptr().cast(),
+        )
     }))
     .map(drop)
 }
@@ -140,7 +175,10 @@ pub fn bind(source: &CStr, target: &CStr) -> io::Result<()> {
 /// What umount2(2) says.
 pub fn detach(target: &CStr) -> io::Result<()> {
     // SAFETY: the path is NUL-terminated.
-    check(libc::c_long::from(unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) })).map(drop)
+    check(libc::c_long::from(unsafe {
+        libc::umount2(target.as_ptr(), libc::MNT_DETACH)
+    }))
+    .map(drop)
 }
 
 /// pivot_root(2): makes `new_root` the root and puts the old one at `put_old`.

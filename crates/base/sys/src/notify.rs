@@ -51,8 +51,14 @@ pub struct Trapped {
 pub fn receive(listener: BorrowedFd<'_>) -> io::Result<Option<Trapped>> {
     let mut notice = Notice::default();
     // SAFETY: the pointer is to a live, zeroed notice, as the call demands.
-    match check(libc::c_long::from(unsafe { libc::ioctl(listener.as_raw_fd(), RECEIVE as libc::Ioctl, &raw mut notice) })) {
-        Ok(_) => Ok(Some(Trapped { id: notice.id, number: notice.nr, args: notice.args })),
+    match check(libc::c_long::from(unsafe {
+        libc::ioctl(listener.as_raw_fd(), RECEIVE as libc::Ioctl, &raw mut notice)
+    })) {
+        Ok(_) => Ok(Some(Trapped {
+            id: notice.id,
+            number: notice.nr,
+            args: notice.args,
+        })),
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR)) => Ok(None),
         Err(error) => Err(error),
     }
@@ -63,9 +69,16 @@ pub fn receive(listener: BorrowedFd<'_>) -> io::Result<Option<Trapped>> {
 /// # Errors
 /// What ioctl(2) says, other than that the caller died.
 pub fn refuse(listener: BorrowedFd<'_>, trapped: &Trapped, errno: i32) -> io::Result<()> {
-    let answer = Answer { id: trapped.id, val: 0, error: -errno, flags: 0 };
+    let answer = Answer {
+        id: trapped.id,
+        val: 0,
+        error: -errno,
+        flags: 0,
+    };
     // SAFETY: the pointer is to a live answer.
-    match check(libc::c_long::from(unsafe { libc::ioctl(listener.as_raw_fd(), SEND as libc::Ioctl, &raw const answer) })) {
+    match check(libc::c_long::from(unsafe {
+        libc::ioctl(listener.as_raw_fd(), SEND as libc::Ioctl, &raw const answer)
+    })) {
         Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
         _ => Ok(()),
     }

@@ -13,7 +13,15 @@ const SECUREBITS_LOCKED: libc::c_ulong = 0b1110_1111;
 
 fn prctl(option: libc::c_int, argument: libc::c_ulong) -> io::Result<libc::c_long> {
     // SAFETY: every option used in this file takes integers only.
-    check(libc::c_long::from(unsafe { libc::prctl(option, argument, 0 as libc::c_ulong, 0 as libc::c_ulong, 0 as libc::c_ulong) }))
+    check(libc::c_long::from(unsafe {
+        libc::prctl(
+            option,
+            argument,
+            0 as libc::c_ulong,
+            0 as libc::c_ulong,
+            0 as libc::c_ulong,
+        )
+    }))
 }
 
 /// Sets all user ids, then all group ids were set before. Order matters: groups first, while it is still allowed.
@@ -117,11 +125,20 @@ pub fn install_filter(program: &[crate::Instruction], listen: bool) -> io::Resul
     /// `SECCOMP_FILTER_FLAG_NEW_LISTENER` (linux/seccomp.h).
     const NEW_LISTENER: libc::c_ulong = 1 << 3;
     let length = u16::try_from(program.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-    let program = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut() };
+    let program = libc::sock_fprog {
+        len: length,
+        filter: program.as_ptr().cast_mut(),
+    };
     let flags = if listen { NEW_LISTENER } else { 0 };
     // SAFETY: `program` points to `length` instructions that live past the call; the kernel only reads them.
-    let fd =
-        check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) })?;
+    let fd = check(unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            &raw const program,
+        )
+    })?;
     if !listen {
         return Ok(None);
     }
@@ -135,6 +152,13 @@ pub fn landlock_abi() -> u32 {
     /// `LANDLOCK_CREATE_RULESET_VERSION` (linux/landlock.h).
     const VERSION: u32 = 1;
     // SAFETY: with this flag the call takes no attribute and only returns a number.
-    let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0_usize, VERSION) };
+    let abi = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            std::ptr::null::<u8>(),
+            0_usize,
+            VERSION,
+        )
+    };
     u32::try_from(abi).unwrap_or(0)
 }

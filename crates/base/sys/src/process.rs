@@ -48,7 +48,11 @@ pub fn fork(namespaces: Namespaces) -> io::Result<Fork> {
     // SAFETY: without CLONE_VM, with a null stack, this is fork(2): the child goes on with a copy of everything. Nothing in this
     // workspace starts threads in a process that calls it (the keeper is single-threaded by design), so no lock is held elsewhere.
     let pid = check(unsafe { libc::syscall(libc::SYS_clone, flags, 0_usize, 0_usize, 0_usize, 0_usize) })?;
-    Ok(if pid == 0 { Fork::Child } else { Fork::Parent(i32::try_from(pid).unwrap_or(i32::MAX)) })
+    Ok(if pid == 0 {
+        Fork::Child
+    } else {
+        Fork::Parent(i32::try_from(pid).unwrap_or(i32::MAX))
+    })
 }
 
 /// Ends the process at once, running no destructors and flushing nothing: for the child of a fork.
@@ -113,8 +117,11 @@ pub fn wait(pid: Option<i32>, block: bool) -> io::Result<Waited> {
     if found == 0 {
         return Ok(Waited::Running);
     }
-    let ended =
-        if libc::WIFSIGNALED(status) { Ended::Signaled(libc::WTERMSIG(status)) } else { Ended::Exited(libc::WEXITSTATUS(status)) };
+    let ended = if libc::WIFSIGNALED(status) {
+        Ended::Signaled(libc::WTERMSIG(status))
+    } else {
+        Ended::Exited(libc::WEXITSTATUS(status))
+    };
     let micros = |time: libc::timeval| {
         u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(time.tv_usec).unwrap_or(0)
     };
@@ -159,13 +166,22 @@ pub fn set_rlimit(resource: Rlimit, value: u64) -> io::Result<()> {
         Rlimit::Processes => libc::RLIMIT_NPROC,
         Rlimit::MessageQueues => libc::RLIMIT_MSGQUEUE,
     };
-    let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let mut now = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: the pointer is to a live, writable rlimit.
     check(libc::c_long::from(unsafe { libc::getrlimit(resource, &raw mut now) }))?;
     let value = value.min(now.rlim_max);
-    let wanted = libc::rlimit { rlim_cur: value, rlim_max: value };
+    let wanted = libc::rlimit {
+        rlim_cur: value,
+        rlim_max: value,
+    };
     // SAFETY: the pointer is to a live rlimit.
-    check(libc::c_long::from(unsafe { libc::setrlimit(resource, &raw const wanted) })).map(drop)
+    check(libc::c_long::from(unsafe {
+        libc::setrlimit(resource, &raw const wanted)
+    }))
+    .map(drop)
 }
 
 /// Resource limits a sandbox sets.
@@ -194,7 +210,9 @@ pub fn pin_to_cpus(count: usize) -> io::Result<usize> {
     let mut allowed: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     let size = std::mem::size_of::<libc::cpu_set_t>();
     // SAFETY: the pointer is to a live, writable set of the size given.
-    check(libc::c_long::from(unsafe { libc::sched_getaffinity(0, size, &raw mut allowed) }))?;
+    check(libc::c_long::from(unsafe {
+        libc::sched_getaffinity(0, size, &raw mut allowed)
+    }))?;
     let mut kept = 0;
     for cpu in 0..libc::CPU_SETSIZE as usize {
         // SAFETY: `cpu` is below CPU_SETSIZE.
@@ -208,7 +226,9 @@ pub fn pin_to_cpus(count: usize) -> io::Result<usize> {
         }
     }
     // SAFETY: the pointer is to a live set of the size given.
-    check(libc::c_long::from(unsafe { libc::sched_setaffinity(0, size, &raw const allowed) }))?;
+    check(libc::c_long::from(unsafe {
+        libc::sched_setaffinity(0, size, &raw const allowed)
+    }))?;
     Ok(kept)
 }
 
@@ -218,7 +238,9 @@ pub fn pin_to_cpus(count: usize) -> io::Result<usize> {
 /// What socket(2) or ioctl(2) says.
 pub fn loopback_up() -> io::Result<()> {
     // SAFETY: socket(2) takes any values.
-    let socket = check(libc::c_long::from(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) }))?;
+    let socket = check(libc::c_long::from(unsafe {
+        libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0)
+    }))?;
     let socket = i32::try_from(socket).unwrap_or(-1);
     // SAFETY: ifreq is plain data; all zeros is a valid value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -226,7 +248,10 @@ pub fn loopback_up() -> io::Result<()> {
     request.ifr_name[1] = libc::c_char::try_from(b'o').unwrap_or(0);
     request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).unwrap_or(0);
     // SAFETY: the pointer is to a live ifreq, which is what SIOCSIFFLAGS reads.
-    let result = check(libc::c_long::from(unsafe { libc::ioctl(socket, libc::SIOCSIFFLAGS as libc::Ioctl, &raw mut request) })).map(drop);
+    let result = check(libc::c_long::from(unsafe {
+        libc::ioctl(socket, libc::SIOCSIFFLAGS as libc::Ioctl, &raw mut request)
+    }))
+    .map(drop);
     // SAFETY: the descriptor is ours and used nowhere else.
     unsafe { libc::close(socket) };
     result
@@ -237,12 +262,23 @@ pub fn loopback_up() -> io::Result<()> {
 /// # Errors
 /// What poll(2) says; an interrupted wait is an empty answer.
 pub fn poll_readable(fds: &[i32], timeout: Option<Duration>) -> io::Result<Vec<bool>> {
-    let mut set: Vec<libc::pollfd> = fds.iter().map(|&fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }).collect();
+    let mut set: Vec<libc::pollfd> = fds
+        .iter()
+        .map(|&fd| libc::pollfd {
+            fd,
+            events: libc::POLLIN,
+            revents: 0,
+        })
+        .collect();
     // Rounded up: a wait cut short by rounding would spin until the deadline.
-    let timeout = timeout.map_or(-1, |time| i32::try_from(time.as_micros().div_ceil(1000)).unwrap_or(i32::MAX));
+    let timeout = timeout.map_or(-1, |time| {
+        i32::try_from(time.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
+    });
     let count = libc::nfds_t::try_from(set.len()).unwrap_or(0);
     // SAFETY: the pointer and the count describe `set`.
-    match check(libc::c_long::from(unsafe { libc::poll(set.as_mut_ptr(), count, timeout) })) {
+    match check(libc::c_long::from(unsafe {
+        libc::poll(set.as_mut_ptr(), count, timeout)
+    })) {
         Err(error) if error.raw_os_error() != Some(libc::EINTR) => Err(error),
         _ => Ok(set.iter().map(|entry| entry.revents != 0).collect()),
     }

@@ -12,7 +12,15 @@ fn full_set() -> libc::sigset_t {
     let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
     // SAFETY: the pointer is to a live set.
     unsafe { libc::sigfillset(&raw mut set) };
-    for fault in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT, libc::SIGSYS, libc::SIGTRAP] {
+    for fault in [
+        libc::SIGSEGV,
+        libc::SIGBUS,
+        libc::SIGILL,
+        libc::SIGFPE,
+        libc::SIGABRT,
+        libc::SIGSYS,
+        libc::SIGTRAP,
+    ] {
         // SAFETY: the pointer is to a live set, the number is a signal.
         unsafe { libc::sigdelset(&raw mut set, fault) };
     }
@@ -21,7 +29,10 @@ fn full_set() -> libc::sigset_t {
 
 fn change_mask(how: i32, set: &libc::sigset_t) -> io::Result<()> {
     // SAFETY: the set is live; the old mask is not asked for.
-    check(libc::c_long::from(unsafe { libc::sigprocmask(how, set, std::ptr::null_mut()) })).map(drop)
+    check(libc::c_long::from(unsafe {
+        libc::sigprocmask(how, set, std::ptr::null_mut())
+    }))
+    .map(drop)
 }
 
 /// Blocks all signals, so that they are only taken by [`take`] or a [`descriptor`].
@@ -72,7 +83,11 @@ pub fn take() -> io::Result<Received> {
         if signal > 0 {
             // SAFETY: the kernel has filled the structure; for every way a signal is sent si_pid is set or zero.
             let sender = unsafe { info.si_pid() };
-            return Ok(Received { signal, sender, from_kernel: info.si_code > 0 });
+            return Ok(Received {
+                signal,
+                sender,
+                from_kernel: info.si_code > 0,
+            });
         }
         let error = io::Error::last_os_error();
         if error.raw_os_error() != Some(libc::EINTR) {
@@ -103,7 +118,11 @@ pub fn next(descriptor: BorrowedFd<'_>) -> Option<i32> {
     let size = std::mem::size_of::<libc::signalfd_siginfo>();
     // SAFETY: the buffer is `size` bytes, live and writable.
     let read = unsafe { libc::read(descriptor.as_raw_fd(), (&raw mut info).cast(), size) };
-    if usize::try_from(read) == Ok(size) { i32::try_from(info.ssi_signo).ok() } else { None }
+    if usize::try_from(read) == Ok(size) {
+        i32::try_from(info.ssi_signo).ok()
+    } else {
+        None
+    }
 }
 
 /// Stops the calling process as the terminal's Ctrl-Z would have.

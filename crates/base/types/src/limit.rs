@@ -66,7 +66,11 @@ impl FromStr for ByteSize {
     type Err = ParseLimitError;
 
     fn from_str(text: &str) -> Result<Self, ParseLimitError> {
-        let bad = || ParseLimitError { what: "size", text: text.to_owned(), expected: SIZE_HELP };
+        let bad = || ParseLimitError {
+            what: "size",
+            text: text.to_owned(),
+            expected: SIZE_HELP,
+        };
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
         let (number, unit) = text.split_at(digits);
         let shift = match unit.to_ascii_lowercase().as_str() {
@@ -77,9 +81,17 @@ impl FromStr for ByteSize {
             "t" | "tb" | "tib" => 40,
             _ => return Err(bad()),
         };
-        let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift)).ok_or_else(bad)?;
+        let bytes = number
+            .parse::<u64>()
+            .ok()
+            .and_then(|number| number.checked_mul(1 << shift))
+            .ok_or_else(bad)?;
         // i64::MAX bounds every kernel interface the value goes to (rlimits, off_t, cgroup files).
-        if bytes == 0 || i64::try_from(bytes).is_err() { Err(bad()) } else { Ok(ByteSize(bytes)) }
+        if bytes == 0 || i64::try_from(bytes).is_err() {
+            Err(bad())
+        } else {
+            Ok(ByteSize(bytes))
+        }
     }
 }
 
@@ -98,8 +110,14 @@ impl FromStr for CpuShare {
     type Err = ParseLimitError;
 
     fn from_str(text: &str) -> Result<Self, ParseLimitError> {
-        let bad = || ParseLimitError { what: "number of CPUs", text: text.to_owned(), expected: CPUS_HELP };
-        text.parse::<f64>().map_err(|_| bad()).and_then(|cpus| CpuShare::try_from(cpus).map_err(|_| bad()))
+        let bad = || ParseLimitError {
+            what: "number of CPUs",
+            text: text.to_owned(),
+            expected: CPUS_HELP,
+        };
+        text.parse::<f64>()
+            .map_err(|_| bad())
+            .and_then(|cpus| CpuShare::try_from(cpus).map_err(|_| bad()))
     }
 }
 
@@ -109,9 +127,17 @@ impl TryFrom<f64> for CpuShare {
     fn try_from(cpus: f64) -> Result<Self, ParseLimitError> {
         let millis = (cpus * 1000.0).round();
         if !(1.0..=4_096_000.0).contains(&millis) {
-            return Err(ParseLimitError { what: "number of CPUs", text: cpus.to_string(), expected: CPUS_HELP });
+            return Err(ParseLimitError {
+                what: "number of CPUs",
+                text: cpus.to_string(),
+                expected: CPUS_HELP,
+            });
         }
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range was checked just above")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "the range was checked just above"
+        )]
         Ok(CpuShare { millis: millis as u32 })
     }
 }
@@ -132,7 +158,11 @@ impl FromStr for WallTime {
     type Err = ParseLimitError;
 
     fn from_str(text: &str) -> Result<Self, ParseLimitError> {
-        let bad = || ParseLimitError { what: "time", text: text.to_owned(), expected: TIME_HELP };
+        let bad = || ParseLimitError {
+            what: "time",
+            text: text.to_owned(),
+            expected: TIME_HELP,
+        };
         let mut rest = text;
         let mut total_ms = 0_u64;
         while !rest.is_empty() {
@@ -150,7 +180,11 @@ impl FromStr for WallTime {
                 "d" => 86_400_000,
                 _ => return Err(bad()),
             };
-            let part = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_ms)).ok_or_else(bad)?;
+            let part = number
+                .parse::<u64>()
+                .ok()
+                .and_then(|number| number.checked_mul(unit_ms))
+                .ok_or_else(bad)?;
             total_ms = total_ms.checked_add(part).ok_or_else(bad)?;
             rest = tail;
         }
@@ -165,7 +199,11 @@ impl FromStr for WallTime {
 impl fmt::Display for WallTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = self.0.as_millis();
-        if ms.is_multiple_of(1000) { write!(f, "{}s", ms / 1000) } else { write!(f, "{ms}ms") }
+        if ms.is_multiple_of(1000) {
+            write!(f, "{}s", ms / 1000)
+        } else {
+            write!(f, "{ms}ms")
+        }
     }
 }
 
@@ -206,14 +244,21 @@ impl FromStr for LimitKind {
     type Err = ParseLimitError;
 
     fn from_str(text: &str) -> Result<Self, ParseLimitError> {
-        [LimitKind::Memory, LimitKind::Cpus, LimitKind::Pids, LimitKind::Files, LimitKind::Disk, LimitKind::Timeout]
-            .into_iter()
-            .find(|kind| kind.to_string() == text)
-            .ok_or_else(|| ParseLimitError {
-                what: "limit name",
-                text: text.to_owned(),
-                expected: "use memory, cpus, pids, files, disk or timeout",
-            })
+        [
+            LimitKind::Memory,
+            LimitKind::Cpus,
+            LimitKind::Pids,
+            LimitKind::Files,
+            LimitKind::Disk,
+            LimitKind::Timeout,
+        ]
+        .into_iter()
+        .find(|kind| kind.to_string() == text)
+        .ok_or_else(|| ParseLimitError {
+            what: "limit name",
+            text: text.to_owned(),
+            expected: "use memory, cpus, pids, files, disk or timeout",
+        })
     }
 }
 
@@ -223,7 +268,13 @@ mod tests {
 
     #[test]
     fn sizes_round_trip_and_never_wrap() {
-        for (text, bytes) in [("4096", 4096), ("64K", 65536), ("512M", 536_870_912), ("2g", 2 << 30), ("1TiB", 1 << 40)] {
+        for (text, bytes) in [
+            ("4096", 4096),
+            ("64K", 65536),
+            ("512M", 536_870_912),
+            ("2g", 2 << 30),
+            ("1TiB", 1 << 40),
+        ] {
             assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
             assert_eq!(ByteSize(bytes).to_string().parse(), Ok(ByteSize(bytes)));
         }

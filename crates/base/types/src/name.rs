@@ -49,8 +49,14 @@ impl FromStr for SandboxName {
         let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
         let valid = name.len() <= MAX_NAME_BYTES
             && name.bytes().next().is_some_and(alphanumeric)
-            && name.bytes().all(|byte| alphanumeric(byte) || matches!(byte, b'.' | b'_' | b'-'));
-        if valid { Ok(SandboxName(name.to_owned())) } else { Err(ParseNameError { name: name.to_owned() }) }
+            && name
+                .bytes()
+                .all(|byte| alphanumeric(byte) || matches!(byte, b'.' | b'_' | b'-'));
+        if valid {
+            Ok(SandboxName(name.to_owned()))
+        } else {
+            Err(ParseNameError { name: name.to_owned() })
+        }
     }
 }
 

@@ -55,7 +55,10 @@ impl FromStr for Tier {
         match word {
             "landlock" => Ok(Tier::Landlock),
             "namespace" => Ok(Tier::Namespace),
-            _ => Err(ParseTierError { word: word.to_owned(), expected: "landlock or namespace" }),
+            _ => Err(ParseTierError {
+                word: word.to_owned(),
+                expected: "landlock or namespace",
+            }),
         }
     }
 }
@@ -68,7 +71,10 @@ impl FromStr for Isolation {
             "auto" => Ok(Isolation::Auto),
             "namespace" => Ok(Isolation::Namespace),
             "landlock" => Ok(Isolation::Landlock),
-            _ => Err(ParseTierError { word: word.to_owned(), expected: "auto, namespace or landlock" }),
+            _ => Err(ParseTierError {
+                word: word.to_owned(),
+                expected: "auto, namespace or landlock",
+            }),
         }
     }
 }

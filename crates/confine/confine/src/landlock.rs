@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr,
-    RulesetError, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
+    RulesetCreated, RulesetCreatedAttr, RulesetError, Scope,
 };
 use rustix::fs::{CWD, Mode, OFlags};
 use thiserror::Error;
@@ -95,9 +95,15 @@ fn rights(grant: Grant, abi: u32, is_dir: bool) -> BitFlags<AccessFs> {
     let granted = match grant {
         Grant::Read => AccessFs::from_read(abi),
         Grant::Write => all & !(AccessFs::MakeChar | AccessFs::MakeBlock),
-        Grant::Use => AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::IoctlDev | AccessFs::ReadDir,
+        Grant::Use => {
+            AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::IoctlDev | AccessFs::ReadDir
+        }
     } & all;
-    if is_dir { granted } else { granted & AccessFs::from_file(abi) }
+    if is_dir {
+        granted
+    } else {
+        granted & AccessFs::from_file(abi)
+    }
 }
 
 /// Makes the rule set: opens every path. Nothing is restricted yet.
@@ -115,17 +121,23 @@ pub fn prepare(restriction: &Restriction) -> Result<RulesetCreated, RestrictErro
         .handle_access(handled)
         .map_err(RestrictError::Refused)?;
     if restriction.cut_tcp && restriction.abi >= 4 {
-        ruleset = ruleset.handle_access(AccessNet::from_all(abi)).map_err(RestrictError::Refused)?;
+        ruleset = ruleset
+            .handle_access(AccessNet::from_all(abi))
+            .map_err(RestrictError::Refused)?;
     }
     if restriction.scope && restriction.abi >= 6 {
         ruleset = ruleset.scope(Scope::from_all(abi)).map_err(RestrictError::Refused)?;
     }
     let mut created = ruleset.create().map_err(RestrictError::Refused)?;
     for rule in &restriction.rules {
-        let Some((fd, is_dir)) = open(&rule.path)? else { continue };
+        let Some((fd, is_dir)) = open(&rule.path)? else {
+            continue;
+        };
         let allowed = rights(rule.grant, restriction.abi, is_dir) & handled;
         if !allowed.is_empty() {
-            created = created.add_rule(PathBeneath::new(fd.as_fd(), allowed)).map_err(RestrictError::Refused)?;
+            created = created
+                .add_rule(PathBeneath::new(fd.as_fd(), allowed))
+                .map_err(RestrictError::Refused)?;
         }
     }
     Ok(created)
@@ -137,12 +149,19 @@ pub fn prepare(restriction: &Restriction) -> Result<RulesetCreated, RestrictErro
 /// Whatever keeps the rule set from being enforced whole; the process must then not go on.
 pub fn enforce(rules: RulesetCreated) -> Result<(), RestrictError> {
     let status = rules.restrict_self().map_err(RestrictError::Refused)?;
-    if status.ruleset == landlock::RulesetStatus::FullyEnforced { Ok(()) } else { Err(RestrictError::Partial) }
+    if status.ruleset == landlock::RulesetStatus::FullyEnforced {
+        Ok(())
+    } else {
+        Err(RestrictError::Partial)
+    }
 }
 
 /// Opens a rule's path; `None` when there is none, which then simply is not allowed.
 fn open(path: &Path) -> Result<Option<(OwnedFd, bool)>, RestrictError> {
-    let failed = |error: rustix::io::Errno| RestrictError::Open { path: path.to_owned(), source: error.into() };
+    let failed = |error: rustix::io::Errno| RestrictError::Open {
+        path: path.to_owned(),
+        source: error.into(),
+    };
     match rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
         Ok(fd) => {
             let mode = rustix::fs::fstat(&fd).map_err(failed)?.st_mode;
@@ -162,7 +181,10 @@ mod tests {
         for abi in 1..=7 {
             for grant in [Grant::Read, Grant::Write, Grant::Use] {
                 let given = rights(grant, abi, true);
-                assert!(!given.intersects(AccessFs::MakeChar | AccessFs::MakeBlock), "{grant:?} at ABI {abi}");
+                assert!(
+                    !given.intersects(AccessFs::MakeChar | AccessFs::MakeBlock),
+                    "{grant:?} at ABI {abi}"
+                );
             }
         }
     }

@@ -60,7 +60,11 @@ pub enum BuildRootError {
 }
 
 fn step<'a>(name: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> BuildRootError + 'a {
-    move |source| BuildRootError::Step { step: name, path: path.to_owned(), source }
+    move |source| BuildRootError::Step {
+        step: name,
+        path: path.to_owned(),
+        source,
+    }
 }
 
 /// Something on the host, held by descriptor.
@@ -98,7 +102,8 @@ impl Sources {
                         Held::Opened(fd) => mount::clone_tree(fd.as_fd(), true).map_err(step("clone", entry.path()))?,
                         Held::Detached(tree) => tree,
                     };
-                    mount::change_attributes_at(tree.as_fd(), attributes, true).map_err(step("protect", entry.path()))?;
+                    mount::change_attributes_at(tree.as_fd(), attributes, true)
+                        .map_err(step("protect", entry.path()))?;
                     vec![Held::Detached(tree)]
                 }
                 Entry::Captured { lower, layer, .. } => vec![take(lower)?, take(layer)?],
@@ -108,20 +113,29 @@ impl Sources {
         }
         // Parents before children, so that a mount never covers what was placed below it.
         entries.sort_by(|(left, _), (right, _)| left.path().cmp(right.path()));
-        Ok(Sources { entries, memory_size: view.memory_size, has_own_root: view.has_own_root })
+        Ok(Sources {
+            entries,
+            memory_size: view.memory_size,
+            has_own_root: view.has_own_root,
+        })
     }
 }
 
 fn take(source: &mut Source) -> Result<Held, BuildRootError> {
     match source {
         Source::Path { path, id } => {
-            let open = |resolve| {
-                rustix::fs::openat2(CWD, &*path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
-            };
-            let fd = open(ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS)
-                .map_err(|error| BuildRootError::Open { path: path.clone(), source: error.into() })?;
-            let stat = rustix::fs::fstat(&fd)
-                .map_err(|error| BuildRootError::Open { path: path.clone(), source: error.into() })?;
+            let open =
+                |resolve| rustix::fs::openat2(CWD, &*path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve);
+            let fd = open(ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS).map_err(|error| {
+                BuildRootError::Open {
+                    path: path.clone(),
+                    source: error.into(),
+                }
+            })?;
+            let stat = rustix::fs::fstat(&fd).map_err(|error| BuildRootError::Open {
+                path: path.clone(),
+                source: error.into(),
+            })?;
             if (stat.st_dev, stat.st_ino) != *id {
                 return Err(BuildRootError::Replaced { path: path.clone() });
             }
@@ -150,7 +164,10 @@ fn host(path: &Path) -> CString {
 fn make_parents(path: &Path, made: &mut BTreeSet<PathBuf>) -> Result<(), BuildRootError> {
     let relative = path.strip_prefix("/").unwrap_or(path);
     let Some(parent) = relative.parent() else { return Ok(()) };
-    let mut missing: Vec<&Path> = parent.ancestors().take_while(|above| !above.as_os_str().is_empty() && !made.contains(*above)).collect();
+    let mut missing: Vec<&Path> = parent
+        .ancestors()
+        .take_while(|above| !above.as_os_str().is_empty() && !made.contains(*above))
+        .collect();
     while let Some(directory) = missing.pop() {
         make_dir(directory, 0o755)?;
         made.insert(directory.to_owned());
@@ -203,9 +220,12 @@ pub fn build(sources: Sources) -> Result<(), BuildRootError> {
         .map(Path::new)
         .find(|path| rustix::fs::stat(*path).is_ok_and(|stat| stat.st_mode & 0o170_000 == 0o040_000))
         .unwrap_or(Path::new("/"));
-    let size = sources.memory_size.map_or_else(|| "25%".to_owned(), |bytes| bytes.to_string());
+    let size = sources
+        .memory_size
+        .map_or_else(|| "25%".to_owned(), |bytes| bytes.to_string());
     let options = CString::new(format!("mode=0755,size={size}")).unwrap_or_default();
-    mount::mount(c"tmpfs", &host(point), c"tmpfs", MS_NOSUID | MS_NODEV, &options).map_err(step("mount tmpfs on", point))?;
+    mount::mount(c"tmpfs", &host(point), c"tmpfs", MS_NOSUID | MS_NODEV, &options)
+        .map_err(step("mount tmpfs on", point))?;
     rustix::process::chdir(point).map_err(|error| step("enter", point)(error.into()))?;
 
     if sources.has_own_root {
@@ -220,7 +240,9 @@ pub fn build(sources: Sources) -> Result<(), BuildRootError> {
         }
     }
     mount_proc(c"proc", c"proc/sys")?;
-    let sealed = MountAttributes::READ_ONLY.and(MountAttributes::NO_SUID).and(MountAttributes::NO_DEV);
+    let sealed = MountAttributes::READ_ONLY
+        .and(MountAttributes::NO_SUID)
+        .and(MountAttributes::NO_DEV);
     mount::change_attributes(c".", sealed, MountAttributes::default(), true).map_err(step("seal", Path::new("/")))?;
     mount::change_attributes(c"proc", MountAttributes::NO_EXEC, MountAttributes::READ_ONLY, false)
         .map_err(step("open", Path::new("/proc")))?;
@@ -251,7 +273,10 @@ fn build_on_own_root(sources: Sources) -> Result<(), BuildRootError> {
         .map_err(|error| step("hold", Path::new("/dev"))(error.into()))?;
     let devices = mount::clone_tree(devices.as_fd(), false).map_err(step("hold", Path::new("/dev")))?;
     rustix::process::chdir("../root").map_err(|error| step("enter", new_root)(error.into()))?;
-    mount::attach(devices.as_fd(), c"dev").map_err(step("attach (the root file system needs this directory)", Path::new("/dev")))?;
+    mount::attach(devices.as_fd(), c"dev").map_err(step(
+        "attach (the root file system needs this directory)",
+        Path::new("/dev"),
+    ))?;
     mount_proc(c"proc", c"proc/sys")?;
     place_devices(c"dev/pts")?;
     mount::change_attributes(c"dev", MountAttributes::READ_ONLY, MountAttributes::default(), false)
@@ -261,7 +286,8 @@ fn build_on_own_root(sources: Sources) -> Result<(), BuildRootError> {
 }
 
 fn mount_proc(point: &std::ffi::CStr, sysctl: &std::ffi::CStr) -> Result<(), BuildRootError> {
-    mount::mount(c"proc", point, c"proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, c"").map_err(step("mount", Path::new("/proc")))?;
+    mount::mount(c"proc", point, c"proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, c"")
+        .map_err(step("mount", Path::new("/proc")))?;
     // Sysctls of the sandbox's own namespaces belong to it; bound apart so that they can be read-only while /proc is not.
     mount::bind(sysctl, sysctl).map_err(step("bind", Path::new("/proc/sys")))?;
     mount::change_attributes(sysctl, MountAttributes::READ_ONLY, MountAttributes::default(), false)
@@ -289,7 +315,11 @@ fn lay_out(sources: &Sources) -> Result<(), BuildRootError> {
         match entry {
             Entry::System(source) => {
                 let stat = rustix::fs::stat(source).map_err(|error| step("find", source)(error.into()))?;
-                if stat.st_mode & 0o170_000 == 0o040_000 { make_dir(relative, 0o755)? } else { make_file(relative, b"", 0o644)? }
+                if stat.st_mode & 0o170_000 == 0o040_000 {
+                    make_dir(relative, 0o755)?
+                } else {
+                    make_file(relative, b"", 0o644)?
+                }
             }
             Entry::Link { target, .. } => match rustix::fs::symlink(target, relative) {
                 Ok(()) | Err(Errno::EXIST) => {}
@@ -303,7 +333,11 @@ fn lay_out(sources: &Sources) -> Result<(), BuildRootError> {
                 make_dir(Path::new(STAND_INS), 0o755)?;
                 make_dir(&Path::new(STAND_INS).join("dir"), 0o000)?;
                 make_file(&Path::new(STAND_INS).join("file"), b"", 0o000)?;
-                if *is_dir { make_dir(relative, 0o755)? } else { make_file(relative, b"", 0o644)? }
+                if *is_dir {
+                    make_dir(relative, 0o755)?
+                } else {
+                    make_file(relative, b"", 0o644)?
+                }
             }
         }
     }
@@ -339,8 +373,14 @@ fn place_devices(terminals: &std::ffi::CStr) -> Result<(), BuildRootError> {
             Err(error) => return Err(step("bind", &path)(error)),
         }
     }
-    mount::mount(c"devpts", terminals, c"devpts", MS_NOSUID | MS_NOEXEC, c"newinstance,ptmxmode=0666,mode=0620")
-        .map_err(step("mount", Path::new("/dev/pts")))
+    mount::mount(
+        c"devpts",
+        terminals,
+        c"devpts",
+        MS_NOSUID | MS_NOEXEC,
+        c"newinstance,ptmxmode=0666,mode=0620",
+    )
+    .map_err(step("mount", Path::new("/dev/pts")))
 }
 
 /// Attaches everything that was held, parents first.

@@ -14,7 +14,10 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 /// Returns a variable of the caller.
 pub(crate) fn variable<'a>(caller: &'a [(OsString, OsString)], name: &str) -> Option<&'a OsStr> {
-    caller.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str())
+    caller
+        .iter()
+        .find(|(key, _)| key == name)
+        .map(|(_, value)| value.as_os_str())
 }
 
 /// Returns the caller's home directory, canonical where it exists.
@@ -41,7 +44,11 @@ pub(crate) fn search_path(
             path.push(entry);
         }
     }
-    if path.is_empty() { std::env::split_paths(DEFAULT_PATH).collect() } else { path }
+    if path.is_empty() {
+        std::env::split_paths(DEFAULT_PATH).collect()
+    } else {
+        path
+    }
 }
 
 /// Returns the environment as `K=V`, sorted by name.
@@ -57,12 +64,17 @@ pub(crate) fn resolve(
     let path = std::env::join_paths(search_path).unwrap_or_else(|_| OsString::from(DEFAULT_PATH));
     variables.insert("PATH".into(), path);
     // Without a mount namespace the home directory is there but closed: a private one serves programs better than errors.
-    let home = private.or(if has_own_root { Some(Path::new("/root")) } else { home }).unwrap_or(Path::new("/tmp"));
+    let home = private
+        .or(if has_own_root { Some(Path::new("/root")) } else { home })
+        .unwrap_or(Path::new("/tmp"));
     variables.insert("HOME".into(), home.into());
     if let Some(private) = private {
         variables.insert("TMPDIR".into(), private.into());
     }
-    variables.insert("LANG".into(), variable(caller, "LANG").map_or("C.UTF-8".into(), OsStr::to_owned));
+    variables.insert(
+        "LANG".into(),
+        variable(caller, "LANG").map_or("C.UTF-8".into(), OsStr::to_owned),
+    );
     if let Some(term) = variable(caller, "TERM") {
         variables.insert("TERM".into(), term.to_owned());
     }
@@ -103,11 +115,20 @@ mod tests {
     #[test]
     fn nothing_else_of_the_caller_passes() {
         let caller = caller(&[("AWS_SECRET", "x"), ("LANG", "de_DE.UTF-8"), ("KEEP", "1")]);
-        let policy = EnvPolicy { pass: ["KEEP".to_owned()].into(), ..EnvPolicy::default() };
+        let policy = EnvPolicy {
+            pass: ["KEEP".to_owned()].into(),
+            ..EnvPolicy::default()
+        };
         let variables = resolve(&caller, &policy, &[], None, false, None).unwrap();
         let text: Vec<_> = variables.iter().map(|variable| variable.to_str().unwrap()).collect();
         assert_eq!(text, ["HOME=/tmp", "KEEP=1", "LANG=de_DE.UTF-8", "PATH="]);
-        let policy = EnvPolicy { pass: ["MISSING".to_owned()].into(), ..EnvPolicy::default() };
-        assert!(matches!(resolve(&caller, &policy, &[], None, false, None), Err(PlanError::NoVariable { .. })));
+        let policy = EnvPolicy {
+            pass: ["MISSING".to_owned()].into(),
+            ..EnvPolicy::default()
+        };
+        assert!(matches!(
+            resolve(&caller, &policy, &[], None, false, None),
+            Err(PlanError::NoVariable { .. })
+        ));
     }
 }

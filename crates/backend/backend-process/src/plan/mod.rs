@@ -114,7 +114,12 @@ pub(crate) fn resolve(spec: &RunSpec, tier: Tier, state_dir: &Path, private: Opt
     let mut notes = Vec::new();
 
     let changes = effective_changes(policy, tier)?;
-    let rootfs = policy.files.rootfs.as_deref().map(|path| HostPath::directory("rootfs", path, &spec.current_dir)).transpose()?;
+    let rootfs = policy
+        .files
+        .rootfs
+        .as_deref()
+        .map(|path| HostPath::directory("rootfs", path, &spec.current_dir))
+        .transpose()?;
     if rootfs.is_some() && tier == Tier::Landlock {
         let why = "a root file system of its own needs namespaces; leave out --rootfs".to_owned();
         return Err(PlanError::Tier { tier, why });
@@ -130,7 +135,12 @@ pub(crate) fn resolve(spec: &RunSpec, tier: Tier, state_dir: &Path, private: Opt
             captured = Some(root.clone());
         }
     } else {
-        placed.extend(system::tree(tier, policy.network.mode == NetworkMode::Host, &home, identity));
+        placed.extend(system::tree(
+            tier,
+            policy.network.mode == NetworkMode::Host,
+            &home,
+            identity,
+        ));
         let current = HostPath::directory("current directory", &spec.current_dir, &spec.current_dir)?;
         default_workdir.clone_from(&current.path);
         if let Some(why) = paths::reason_to_hide(&current.path, home.as_deref()) {
@@ -166,7 +176,11 @@ pub(crate) fn resolve(spec: &RunSpec, tier: Tier, state_dir: &Path, private: Opt
     for mount in &policy.files.mounts {
         let host = HostPath::any("--mount", &mount.host, &spec.current_dir)?;
         if tier == Tier::Landlock && host.path != mount.guest {
-            let why = format!("showing {} at {} needs namespaces; use --read or --write", mount.host.display(), mount.guest.display());
+            let why = format!(
+                "showing {} at {} needs namespaces; use --read or --write",
+                mount.host.display(),
+                mount.guest.display()
+            );
             return Err(PlanError::Tier { tier, why });
         }
         if !mount.read_only {
@@ -181,7 +195,10 @@ pub(crate) fn resolve(spec: &RunSpec, tier: Tier, state_dir: &Path, private: Opt
     {
         home_tools = home_tools::roots(&spec.caller_env, home, &spec.command);
         for root in &home_tools {
-            if captured.as_ref().is_some_and(|captured| root.starts_with(&captured.path)) {
+            if captured
+                .as_ref()
+                .is_some_and(|captured| root.starts_with(&captured.path))
+            {
                 continue;
             }
             let host = HostPath::any("tool root", root, &spec.current_dir)?;
@@ -193,16 +210,35 @@ pub(crate) fn resolve(spec: &RunSpec, tier: Tier, state_dir: &Path, private: Opt
         hide(&mut placed, &path, captured.as_ref(), tier)?;
     }
 
-    let workdir = policy.files.workdir.as_deref().map_or(default_workdir, |path| paths::lexical(path, &spec.current_dir));
+    let workdir = policy
+        .files
+        .workdir
+        .as_deref()
+        .map_or(default_workdir, |path| paths::lexical(path, &spec.current_dir));
     let visible = |path: &Path| {
         rootfs.is_some()
             || system::shows(path)
-            || captured.as_ref().is_some_and(|captured| path.starts_with(&captured.path))
-            || placed.iter().any(|placed| placed.is_bind() && path.starts_with(placed.target()))
+            || captured
+                .as_ref()
+                .is_some_and(|captured| path.starts_with(&captured.path))
+            || placed
+                .iter()
+                .any(|placed| placed.is_bind() && path.starts_with(placed.target()))
     };
     let search_path = environment::search_path(&spec.caller_env, rootfs.is_some(), &policy.env, visible);
-    let environment = environment::resolve(&spec.caller_env, &policy.env, &search_path, home.as_deref(), rootfs.is_some(), private)?;
-    let arguments = spec.command.iter().map(|argument| c_string("an argument", argument.clone())).collect::<Result<_, _>>()?;
+    let environment = environment::resolve(
+        &spec.caller_env,
+        &policy.env,
+        &search_path,
+        home.as_deref(),
+        rootfs.is_some(),
+        private,
+    )?;
+    let arguments = spec
+        .command
+        .iter()
+        .map(|argument| c_string("an argument", argument.clone()))
+        .collect::<Result<_, _>>()?;
     let limits = crate::limits::plan(&policy.limits, tier)?;
 
     Ok(Plan {
@@ -229,7 +265,11 @@ pub(crate) fn resolve(spec: &RunSpec, tier: Tier, state_dir: &Path, private: Opt
 impl Plan {
     /// Returns everything whose mount the keeper makes in a run by root, in the order in which init takes it.
     pub(crate) fn sources<'a>(&'a self, layer: Option<&'a HostPath>) -> Vec<&'a HostPath> {
-        let captured = self.captured.iter().zip(layer).flat_map(|(lower, layer)| [lower, layer]);
+        let captured = self
+            .captured
+            .iter()
+            .zip(layer)
+            .flat_map(|(lower, layer)| [lower, layer]);
         let bound = self.placed.iter().filter_map(|placed| match placed {
             Placed::Bind { host, .. } => Some(host),
             _ => None,
@@ -246,32 +286,49 @@ fn effective_changes(policy: &Policy, tier: Tier) -> Result<Changes, PlanError> 
         (Tier::Landlock, Some(_)) => {
             let why = "it can't capture writes yet; name what may be written with --write, which goes straight to the host, \
                        and leave out --changes (or use --changes none)";
-            Err(PlanError::Tier { tier, why: why.to_owned() })
+            Err(PlanError::Tier {
+                tier,
+                why: why.to_owned(),
+            })
         }
     }
 }
 
 /// Adds what hides `path`, if there is anything to hide.
 fn hide(placed: &mut Vec<Placed>, path: &Path, captured: Option<&HostPath>, tier: Tier) -> Result<(), PlanError> {
-    let Ok(metadata) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    let Ok(metadata) = std::fs::symlink_metadata(path) else {
+        return Ok(());
+    };
     let is_below = |above: &Path| path.starts_with(above);
     let is_visible = system::shows(path)
         || captured.is_some_and(|captured| is_below(&captured.path))
-        || placed.iter().any(|placed| placed.is_bind() && is_below(placed.target()));
+        || placed
+            .iter()
+            .any(|placed| placed.is_bind() && is_below(placed.target()));
     if !is_visible {
         return Ok(());
     }
     if metadata.is_symlink() {
         let why = "is a symbolic link; name what it points to".to_owned();
-        return Err(PlanError::Path { what: "--deny", path: path.to_owned(), why });
+        return Err(PlanError::Path {
+            what: "--deny",
+            path: path.to_owned(),
+            why,
+        });
     }
     if tier == Tier::Landlock {
-        let why = format!("Landlock only allows, so it can't hide {} below something visible; make less visible instead", path.display());
+        let why = format!(
+            "Landlock only allows, so it can't hide {} below something visible; make less visible instead",
+            path.display()
+        );
         return Err(PlanError::Tier { tier, why });
     }
     // What is placed below a hidden directory would show again.
     placed.retain(|placed| !(placed.is_bind() && placed.target().starts_with(path)));
-    placed.push(Placed::Hidden { path: path.to_owned(), is_dir: metadata.is_dir() });
+    placed.push(Placed::Hidden {
+        path: path.to_owned(),
+        is_dir: metadata.is_dir(),
+    });
     Ok(())
 }
 

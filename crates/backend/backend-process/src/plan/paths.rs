@@ -65,7 +65,11 @@ pub(crate) enum Placed {
 
 impl Placed {
     pub(crate) fn bind(host: HostPath, target: PathBuf, read_only: bool) -> Self {
-        Placed::Bind { host, target, read_only }
+        Placed::Bind {
+            host,
+            target,
+            read_only,
+        }
     }
 
     pub(crate) fn is_bind(&self) -> bool {
@@ -87,7 +91,11 @@ impl Placed {
 impl HostPath {
     /// Resolves `path`, relative to `base`.
     pub(crate) fn any(what: &'static str, path: &Path, base: &Path) -> Result<Self, PlanError> {
-        let failed = |why: String| PlanError::Path { what, path: path.to_owned(), why };
+        let failed = |why: String| PlanError::Path {
+            what,
+            path: path.to_owned(),
+            why,
+        };
         if path.as_os_str().as_encoded_bytes().contains(&0) {
             return Err(failed("holds a NUL byte".to_owned()));
         }
@@ -102,7 +110,11 @@ impl HostPath {
             Ok(canonical) => canonical,
             Err(_) => fs::canonicalize(path)?,
         };
-        Ok(HostPath { path: canonical, id: (stat.st_dev, stat.st_ino), is_dir: stat.st_mode & 0o170_000 == 0o040_000 })
+        Ok(HostPath {
+            path: canonical,
+            id: (stat.st_dev, stat.st_ino),
+            is_dir: stat.st_mode & 0o170_000 == 0o040_000,
+        })
     }
 
     /// Resolves a path that must be a directory.
@@ -111,7 +123,11 @@ impl HostPath {
         if host.is_dir {
             Ok(host)
         } else {
-            Err(PlanError::Path { what, path: path.to_owned(), why: "is not a directory".to_owned() })
+            Err(PlanError::Path {
+                what,
+                path: path.to_owned(),
+                why: "is not a directory".to_owned(),
+            })
         }
     }
 }
@@ -142,8 +158,8 @@ pub(crate) fn lexical(path: &Path, base: &Path) -> PathBuf {
 
 /// Directories that hold more than one project or one user's things: never shown just because a command was started in them.
 const SHARED: [&str; 16] = [
-    "/", "/home", "/root", "/etc", "/proc", "/sys", "/dev", "/run", "/boot", "/var", "/var/lib", "/var/run", "/mnt", "/media", "/srv",
-    "/tmp",
+    "/", "/home", "/root", "/etc", "/proc", "/sys", "/dev", "/run", "/boot", "/var", "/var/lib", "/var/run", "/mnt",
+    "/media", "/srv", "/tmp",
 ];
 
 /// Says why the current directory must not be shown, if so.
@@ -151,11 +167,20 @@ pub(crate) fn reason_to_hide(current: &Path, home: Option<&Path>) -> Option<Stri
     if let Some(home) = home
         && home.starts_with(current)
     {
-        return Some(if home == current { "it is your home directory".to_owned() } else { "your home directory is below it".to_owned() });
+        return Some(if home == current {
+            "it is your home directory".to_owned()
+        } else {
+            "your home directory is below it".to_owned()
+        });
     }
     let is_inside = |above: &str| current.starts_with(above);
-    if SHARED.iter().any(|shared| current == Path::new(shared)) || ["/etc", "/proc", "/sys", "/dev", "/boot"].into_iter().any(is_inside) {
-        return Some(format!("{} belongs to the system or to several users", current.display()));
+    if SHARED.iter().any(|shared| current == Path::new(shared))
+        || ["/etc", "/proc", "/sys", "/dev", "/boot"].into_iter().any(is_inside)
+    {
+        return Some(format!(
+            "{} belongs to the system or to several users",
+            current.display()
+        ));
     }
     // A home directory of somebody else.
     (current.parent() == Some(Path::new("/home"))).then(|| "it is a home directory".to_owned())
@@ -166,8 +191,15 @@ pub(crate) fn reason_to_hide(current: &Path, home: Option<&Path>) -> Option<Stri
 pub(crate) fn check_state_apart(shown: &Path, state_dir: &Path) -> Result<(), PlanError> {
     let state = HostPath::find(state_dir).map_or_else(|_| state_dir.to_owned(), |found| found.path);
     if state.starts_with(shown) || shown.starts_with(&state) {
-        let why = format!("Ringwall's state directory {} lies there; set RINGWALL_STATE_DIR to a place outside", state.display());
-        return Err(PlanError::Path { what: "writable directory", path: shown.to_owned(), why });
+        let why = format!(
+            "Ringwall's state directory {} lies there; set RINGWALL_STATE_DIR to a place outside",
+            state.display()
+        );
+        return Err(PlanError::Path {
+            what: "writable directory",
+            path: shown.to_owned(),
+            why,
+        });
     }
     Ok(())
 }
@@ -185,7 +217,16 @@ mod tests {
     #[test]
     fn shared_directories_are_not_shown() {
         let home = Path::new("/home/u");
-        for hidden in ["/", "/home", "/home/u", "/home/other", "/etc/ssl", "/proc/self", "/tmp", "/var"] {
+        for hidden in [
+            "/",
+            "/home",
+            "/home/u",
+            "/home/other",
+            "/etc/ssl",
+            "/proc/self",
+            "/tmp",
+            "/var",
+        ] {
             assert!(reason_to_hide(Path::new(hidden), Some(home)).is_some(), "{hidden}");
         }
         for shown in ["/home/u/project", "/srv/data", "/tmp/x", "/work", "/opt/app"] {

@@ -9,7 +9,9 @@ use super::paths::{HostPath, Placed};
 use crate::identity::Identity;
 
 /// Top-level directories of programs and libraries; symbolic links into `/usr` on merged systems.
-const PROGRAM_TREES: [&str; 8] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/libo32"];
+const PROGRAM_TREES: [&str; 8] = [
+    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/libo32",
+];
 
 /// Entries of `/etc` that programs read and that hold no secrets, on Debian, Fedora, Arch, Alpine and openSUSE. An allow-list:
 /// what is not here is not there, and every entry costs a mount at each start. Left out on purpose: shadow, ssl/private, ssh, sudoers, machine-id, fstab, cron, apt, netrc.
@@ -66,7 +68,9 @@ pub(crate) fn shows(path: &Path) -> bool {
 pub(crate) fn tree(tier: Tier, host_network: bool, home: &Option<PathBuf>, identity: Identity) -> Vec<Placed> {
     let mut placed = Vec::with_capacity(64);
     let mut add = |path: PathBuf| {
-        let Ok(metadata) = fs::symlink_metadata(&path) else { return };
+        let Ok(metadata) = fs::symlink_metadata(&path) else {
+            return;
+        };
         if !metadata.is_symlink() {
             placed.push(Placed::System(path));
         } else if let Ok(target) = fs::read_link(&path) {
@@ -95,7 +99,10 @@ pub(crate) fn tree(tier: Tier, host_network: bool, home: &Option<PathBuf>, ident
     match tier {
         Tier::Namespace => placed.extend(own_files(home, host_network, identity)),
         Tier::Landlock => {
-            for file in ["/etc/passwd", "/etc/group", "/etc/hosts"].into_iter().chain(PROC_FILES) {
+            for file in ["/etc/passwd", "/etc/group", "/etc/hosts"]
+                .into_iter()
+                .chain(PROC_FILES)
+            {
                 placed.push(Placed::System(PathBuf::from(file)));
             }
         }
@@ -108,7 +115,11 @@ fn own_files(home: &Option<PathBuf>, host_network: bool, identity: Identity) -> 
     let (uid, gid) = identity.inside();
     let home_text = home.as_ref().map_or("/tmp".into(), |home| home.to_string_lossy());
     // A home with a colon or newline would change the meaning of the line.
-    let home_text = if home_text.contains([':', '\n']) { "/tmp".into() } else { home_text };
+    let home_text = if home_text.contains([':', '\n']) {
+        "/tmp".into()
+    } else {
+        home_text
+    };
     let mut passwd = String::new();
     let mut group = String::new();
     if uid != 0 {
@@ -119,22 +130,51 @@ fn own_files(home: &Option<PathBuf>, host_network: bool, identity: Identity) -> 
     passwd.push_str(&format!("{user}:x:{uid}:{gid}:{user}:{home_text}:/bin/sh\n"));
     passwd.push_str("nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n");
     group.push_str(&format!("{user}:x:{gid}:\nnogroup:x:65534:\n"));
-    let mut files = vec![("/etc/passwd", passwd), ("/etc/group", group), ("/etc/hostname", "ringwall\n".to_owned())];
-    let hosts = if host_network { fs::read_to_string("/etc/hosts").ok() } else { None };
-    files.push(("/etc/hosts", hosts.unwrap_or_else(|| "127.0.0.1 localhost ringwall\n::1 localhost\n".to_owned())));
+    let mut files = vec![
+        ("/etc/passwd", passwd),
+        ("/etc/group", group),
+        ("/etc/hostname", "ringwall\n".to_owned()),
+    ];
+    let hosts = if host_network {
+        fs::read_to_string("/etc/hosts").ok()
+    } else {
+        None
+    };
+    files.push((
+        "/etc/hosts",
+        hosts.unwrap_or_else(|| "127.0.0.1 localhost ringwall\n::1 localhost\n".to_owned()),
+    ));
     let mut placed: Vec<Placed> = files
         .into_iter()
-        .map(|(path, content)| Placed::File { path: PathBuf::from(path), content: content.into_bytes() })
+        .map(|(path, content)| Placed::File {
+            path: PathBuf::from(path),
+            content: content.into_bytes(),
+        })
         .collect();
-    placed.push(Placed::Private { path: PathBuf::from("/tmp"), mode: 0o1777 });
-    placed.push(Placed::Link { path: PathBuf::from("/var/tmp"), target: PathBuf::from("/tmp") });
-    placed.push(Placed::Link { path: PathBuf::from("/var/run"), target: PathBuf::from("/run") });
-    placed.push(Placed::Link { path: PathBuf::from("/etc/mtab"), target: PathBuf::from("/proc/self/mounts") });
+    placed.push(Placed::Private {
+        path: PathBuf::from("/tmp"),
+        mode: 0o1777,
+    });
+    placed.push(Placed::Link {
+        path: PathBuf::from("/var/tmp"),
+        target: PathBuf::from("/tmp"),
+    });
+    placed.push(Placed::Link {
+        path: PathBuf::from("/var/run"),
+        target: PathBuf::from("/run"),
+    });
+    placed.push(Placed::Link {
+        path: PathBuf::from("/etc/mtab"),
+        target: PathBuf::from("/proc/self/mounts"),
+    });
     if let Some(home) = home
         && home != Path::new("/")
         && !shows(home)
     {
-        placed.push(Placed::Private { path: home.clone(), mode: 0o700 });
+        placed.push(Placed::Private {
+            path: home.clone(),
+            mode: 0o700,
+        });
     }
     placed
 }
