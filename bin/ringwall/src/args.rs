@@ -57,7 +57,7 @@ pub(crate) enum Command {
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) policy: PolicyFlags,
-    /// Write a JSON report to FILE when the run ends (- for standard error).
+    /// Write a JSON report to FILE when the run ends (- for standard output).
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub(crate) report: Option<PathBuf>,
     /// Also store the output, for `ringwall logs`.
@@ -214,6 +214,9 @@ pub(crate) enum PolicyCommand {
 pub(crate) struct ShowArgs {
     #[command(flatten)]
     pub(crate) policy: PolicyFlags,
+    /// A command, as of `ringwall run`; not looked at.
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
 }
 
 /// Parses the process's command line.

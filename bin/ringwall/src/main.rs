@@ -8,6 +8,11 @@ mod ui;
 
 use std::process::ExitCode;
 
+/// See Cargo.toml: musl's own costs too many calls.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 fn main() -> ExitCode {
     let result = match args::parse() {
         Ok(args) => commands::execute(args),

@@ -15,12 +15,25 @@ pub(crate) fn line(text: &str) {
     out(&format!("{text}\n"));
 }
 
+/// Makes text harmless for a terminal: names and paths may hold anything, and some were chosen by an untrusted program.
+fn visible(text: &str) -> String {
+    let mut visible = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() && character != '\n' {
+            visible.extend(character.escape_debug());
+        } else {
+            visible.push(character);
+        }
+    }
+    visible
+}
+
 /// Writes a note about the run, in one line.
 pub(crate) fn note(text: &str) {
     drop(
         std::io::stderr()
             .lock()
-            .write_all(format!("ringwall: {text}\n").as_bytes()),
+            .write_all(visible(&format!("ringwall: {text}\n")).as_bytes()),
     );
 }
 
@@ -35,7 +48,7 @@ pub(crate) fn failure(failure: &Failure) -> ExitCode {
     if let Some(hint) = &failure.hint {
         text.push_str(&format!("Hint: {hint}\n"));
     }
-    drop(std::io::stderr().lock().write_all(text.as_bytes()));
+    drop(std::io::stderr().lock().write_all(visible(&text).as_bytes()));
     ExitCode::from(failure.code)
 }
 

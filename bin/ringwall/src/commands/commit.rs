@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use ringwall_backend_process::StoredSandbox;
 use ringwall_layer::{CommitError, CommitOptions, LockHeld};
 
 use super::names;
@@ -11,7 +12,10 @@ use crate::ui;
 
 /// Commits.
 pub(crate) fn execute(args: &CommitArgs) -> Result<ExitCode, Failure> {
-    let (stored, mut capture) = names::open_capture(&args.name)?;
+    let (stored, mut capture) = match names::open_stored(&args.name)? {
+        (stored, Some(capture)) => (stored, capture),
+        (stored, None) => return finish(stored),
+    };
     let options = CommitOptions {
         force: args.force,
         ..CommitOptions::default()
@@ -45,5 +49,17 @@ pub(crate) fn execute(args: &CommitArgs) -> Result<ExitCode, Failure> {
     }
     stored.remove().map_err(Failure::own)?;
     ui::note(&format!("{} committed to {}", args.name, target.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Finishes a commit that was killed while it tidied up: everything is applied, only its own files are left.
+fn finish(stored: StoredSandbox) -> Result<ExitCode, Failure> {
+    let name = stored.name().clone();
+    if !stored.path().join("upper").exists() && !stored.path().join("journal.done").exists() {
+        return Err(names::no_changes(&name));
+    }
+    ringwall_layer::sweep(stored.path(), LockHeld::assert(stored.lock())).map_err(Failure::own)?;
+    stored.remove().map_err(Failure::own)?;
+    ui::note(&format!("{name} was committed; what was left of it is removed"));
     Ok(ExitCode::SUCCESS)
 }

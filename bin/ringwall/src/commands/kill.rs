@@ -15,7 +15,7 @@ pub(crate) fn execute(name: &SandboxName) -> Result<ExitCode, Failure> {
     match (record, state) {
         (Some(record), RunState::Running) => {
             record
-                .kill_init()
+                .ask_keeper_to_kill()
                 .map_err(|error| Failure::own(format!("can't kill {name}: {error}")))?;
             ui::note(&format!("{name} killed"));
         }

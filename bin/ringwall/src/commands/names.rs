@@ -22,12 +22,25 @@ pub(crate) fn failed(error: OpenStateError) -> Failure {
     }
 }
 
+/// Opens a name that is not running, and the changes it holds, if any.
+pub(crate) fn open_stored(name: &SandboxName) -> Result<(StoredSandbox, Option<Capture>), Failure> {
+    let stored = state()?.open(name).map_err(failed)?;
+    match Capture::open(stored.path()) {
+        Ok(capture) => Ok((stored, Some(capture))),
+        Err(OpenCaptureError::NotFound { .. }) => Ok((stored, None)),
+        Err(error) => Err(Failure::own(error)),
+    }
+}
+
 /// Opens a name that is not running, and the changes it holds.
 pub(crate) fn open_capture(name: &SandboxName) -> Result<(StoredSandbox, Capture), Failure> {
-    let stored = state()?.open(name).map_err(failed)?;
-    let capture = Capture::open(stored.path()).map_err(|error| match error {
-        OpenCaptureError::NotFound { .. } => Failure::usage(format!("{name} holds no changes")),
-        error => Failure::own(error),
-    })?;
-    Ok((stored, capture))
+    match open_stored(name)? {
+        (stored, Some(capture)) => Ok((stored, capture)),
+        (_, None) => Err(no_changes(name)),
+    }
+}
+
+/// What is said of a name without changes.
+pub(crate) fn no_changes(name: &SandboxName) -> Failure {
+    Failure::usage(format!("{name} holds no changes"))
 }

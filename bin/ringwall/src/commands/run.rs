@@ -1,7 +1,8 @@
 //! `ringwall run`: policy, spec, run, and what the user is told at the end.
 
 use std::fs;
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use ringwall_backend_process::{PlanError, RunError};
@@ -27,11 +28,14 @@ pub(crate) fn execute(args: RunArgs) -> Result<ExitCode, Failure> {
         record_denials: args.report.is_some(),
         log_output: args.log,
     };
+    // Opened before the run: a command must not run whose report then can't be written.
+    let report_file = args.report.as_deref().map(open_report).transpose()?;
     let report = ringwall_backend_process::run(&spec, &names::state()?).map_err(explain)?;
+    tell_of_start(&report);
     if !args.quiet {
         tell(&report);
     }
-    if let Some(file) = &args.report {
+    if let Some(file) = report_file {
         write_report(&report, file)?;
     }
     Ok(ExitCode::from(
@@ -39,24 +43,36 @@ pub(crate) fn execute(args: RunArgs) -> Result<ExitCode, Failure> {
     ))
 }
 
+/// Says why the command did not start; its exit code alone would be silent.
+fn tell_of_start(report: &Report) {
+    let command = report.command.first().map_or("", String::as_str);
+    let command = if command.is_empty() {
+        "an empty command"
+    } else {
+        command
+    };
+    match &report.exit {
+        ExitReason::NotFound => ui::note(&format!("{command}: command not found inside the sandbox")),
+        ExitReason::NotExecutable { why } => ui::note(&format!("{command}: can't be executed: {why}")),
+        _ => {}
+    }
+}
+
 /// Says in a line each what the user would not know otherwise; nothing when all went as it does without a sandbox.
 fn tell(report: &Report) {
     for why in &report.passed_over {
         ui::note(&format!("ran in the {} tier: {why}", report.tier));
     }
-    let command = report.command.first().map_or("", String::as_str);
     match &report.exit {
-        ExitReason::NotFound => ui::note(&format!(
-            "{}: command not found inside the sandbox",
-            command.escape_debug()
-        )),
-        ExitReason::NotExecutable { why } => ui::note(&format!("{}: can't be executed: {why}", command.escape_debug())),
         ExitReason::Timeout => ui::note("ended: its time is up"),
         ExitReason::Memory => ui::note("ended by the kernel: it used more memory than its limit"),
         ExitReason::Disk => ui::note("ended: it wrote more than its disk limit"),
         ExitReason::Killed => ui::note("the sandbox was killed from outside"),
         ExitReason::Pids { .. } => ui::note("it was refused processes beyond its limit"),
-        ExitReason::Exited { .. } | ExitReason::Signal { .. } => {}
+        ExitReason::Exited { .. }
+        | ExitReason::Signal { .. }
+        | ExitReason::NotFound
+        | ExitReason::NotExecutable { .. } => {}
     }
     for note in &report.notes {
         ui::note(note);
@@ -77,21 +93,37 @@ fn tell(report: &Report) {
     }
 }
 
-fn write_report(report: &Report, file: &Path) -> Result<(), Failure> {
-    let mut text = serde_json::to_string_pretty(report).map_err(Failure::own)?;
-    text.push('\n');
-    if file == Path::new("-") {
-        // Standard output is the program's.
-        eprint_report(&text);
-        return Ok(());
-    }
-    fs::write(file, text)
-        .map_err(|error| Failure::own(format!("can't write the report to {}: {error}", file.display())))
+/// Where a report goes.
+enum ReportFile {
+    Output,
+    File(fs::File, PathBuf),
 }
 
-fn eprint_report(text: &str) {
-    use std::io::Write;
-    drop(std::io::stderr().lock().write_all(text.as_bytes()));
+fn open_report(path: &Path) -> Result<ReportFile, Failure> {
+    if path == Path::new("-") {
+        return Ok(ReportFile::Output);
+    }
+    match fs::File::create(path) {
+        Ok(file) => Ok(ReportFile::File(file, path.to_owned())),
+        Err(error) => Err(Failure::usage(format!(
+            "can't write the report to {}: {error}",
+            path.display()
+        ))),
+    }
+}
+
+fn write_report(report: &Report, to: ReportFile) -> Result<(), Failure> {
+    let mut text = serde_json::to_string_pretty(report).map_err(Failure::own)?;
+    text.push('\n');
+    match to {
+        ReportFile::Output => {
+            ui::out(&text);
+            Ok(())
+        }
+        ReportFile::File(mut file, path) => file
+            .write_all(text.as_bytes())
+            .map_err(|error| Failure::own(format!("can't write the report to {}: {error}", path.display()))),
+    }
 }
 
 /// Chooses exit code and hint for a run that did not start.

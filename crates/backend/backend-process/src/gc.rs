@@ -38,7 +38,7 @@ pub fn collect(state: &StateDir, dry_run: bool) -> Result<Vec<Leftover>, OpenSta
     let mut found = Vec::new();
     for name in state.names()? {
         match state.open(&name) {
-            Ok(stored) => examine(stored, dry_run, &mut found),
+            Ok(stored) => examine(state, stored, dry_run, &mut found),
             // In use, or gone meanwhile.
             Err(OpenStateError::Busy { .. } | OpenStateError::Unknown { .. }) => {}
             Err(error) => found.push(Leftover {
@@ -55,7 +55,7 @@ pub fn collect(state: &StateDir, dry_run: bool) -> Result<Vec<Leftover>, OpenSta
 
 const LOCK_FREE: &str = "its keeper is gone: the lock it would hold is free";
 
-fn examine(stored: StoredSandbox, dry_run: bool, found: &mut Vec<Leftover>) {
+fn examine(state: &StateDir, stored: StoredSandbox, dry_run: bool, found: &mut Vec<Leftover>) {
     let name = stored.name().clone();
     let record = stored.record();
     let mut note = |what: String, why: &str, result: Option<Result<(), String>>| {
@@ -88,16 +88,18 @@ fn examine(stored: StoredSandbox, dry_run: bool, found: &mut Vec<Leftover>) {
             let result = if dry_run { Ok(()) } else { remove_groups(&groups) };
             note(format!("control group {what}"), LOCK_FREE, Some(result));
         }
-        if let Some(private) = record.private.as_ref().filter(|private| private.exists()) {
-            if !dry_run {
-                protections::remove_private(private);
-            }
-            note(
-                format!("private directory {}", private.display()),
-                LOCK_FREE,
-                Some(Ok(())),
-            );
+    }
+    // By its computed path: a keeper may have been killed before it wrote a record.
+    let private = protections::private_dir(state, &name);
+    if private.exists() {
+        if !dry_run {
+            protections::remove_private(&private);
         }
+        note(
+            format!("private directory {}", private.display()),
+            LOCK_FREE,
+            Some(Ok(())),
+        );
     }
     let is_interrupted = record.as_ref().is_none_or(|record| record.ended.is_none());
     match Capture::open(stored.path()) {
@@ -139,9 +141,14 @@ fn examine(stored: StoredSandbox, dry_run: bool, found: &mut Vec<Leftover>) {
             }
         }
         Err(OpenCaptureError::NotFound { .. }) => {
-            if is_interrupted {
+            // Without a description a layer is what a commit or discard left that was killed while tidying up.
+            let has_remains = ["upper", "gone.json", "journal.done"]
+                .iter()
+                .any(|file| stored.path().join(file).exists());
+            let is_empty = !stored.output_log().exists();
+            if is_interrupted || has_remains || is_empty {
                 let result = if dry_run { Ok(()) } else { sweep(stored) };
-                note("state of an interrupted run".to_owned(), LOCK_FREE, Some(result));
+                note("state of an ended run".to_owned(), LOCK_FREE, Some(result));
             }
         }
         Err(error) => note(

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use ringwall_confine::landlock::Restriction;
 use ringwall_confine::lockdown::drop_privileges;
-use ringwall_confine::root::{self, Sources};
+use ringwall_confine::root::{self, BuildRootError, Sources};
 use ringwall_confine::view::{Entry, Source, View};
 use ringwall_sys::process::{Ended, Fork, Namespaces, Usage, Waited, exit_now, fork, kill, loopback_up, wait};
 use ringwall_sys::{pass_fd, privilege, signal};
@@ -43,21 +43,49 @@ pub(crate) struct Init<'a> {
     pub(crate) waits: bool,
 }
 
+/// What kept the sandbox from being made: only the machine's lack makes `auto` look for another tier, never something about a path.
+enum StartFailure {
+    Request(String),
+    Machine(String),
+}
+
+impl From<String> for StartFailure {
+    fn from(why: String) -> Self {
+        StartFailure::Machine(why)
+    }
+}
+
+impl StartFailure {
+    fn of_root(error: BuildRootError) -> Self {
+        let is_request = error.is_about_a_path();
+        let why = chain(error);
+        if is_request {
+            StartFailure::Request(why)
+        } else {
+            StartFailure::Machine(why)
+        }
+    }
+}
+
 impl Init<'_> {
     /// Runs to the end of the sandbox.
     pub(crate) fn run(mut self) -> ! {
         privilege::set_name(c"ringwall-init");
         match self.start() {
             Ok(program) => self.serve(program),
-            Err(why) => {
-                drop(pass_fd::send(self.control, &Message::Unavailable(why).encode(), &[]));
+            Err(failure) => {
+                let message = match failure {
+                    StartFailure::Request(why) => Message::Failed(why),
+                    StartFailure::Machine(why) => Message::Unavailable(why),
+                };
+                drop(pass_fd::send(self.control, &message.encode(), &[]));
                 exit_now(OWN_FAILURE)
             }
         }
     }
 
     /// Builds the world and forks the program; returns its pid.
-    fn start(&mut self) -> Result<i32, String> {
+    fn start(&mut self) -> Result<i32, StartFailure> {
         let begun = Instant::now();
         self.tie_to_keeper()?;
         rustix::process::setsid().map_err(|error| format!("can't make a session: {error}"))?;
@@ -127,7 +155,7 @@ impl Init<'_> {
         }
     }
 
-    fn enter_namespaces(&mut self) -> Result<Option<OwnedFd>, String> {
+    fn enter_namespaces(&mut self) -> Result<Option<OwnedFd>, StartFailure> {
         let plan = self.plan;
         if !plan.identity.is_range() {
             plan.identity.write_maps("self").map_err(|error| {
@@ -135,7 +163,7 @@ impl Init<'_> {
             })?;
         }
         let mounts = self.wait_for_go()?;
-        let sources = Sources::open(self.view(mounts)).map_err(chain)?;
+        let sources = Sources::open(self.view(mounts)).map_err(StartFailure::of_root)?;
         if plan.identity.is_range() {
             privilege::become_user(0, 0).map_err(|error| format!("can't change the user: {error}"))?;
             // The change of user cleared both; /proc/self must stay usable until the root is built.
@@ -146,7 +174,7 @@ impl Init<'_> {
         if !plan.host_network {
             loopback_up().map_err(|error| format!("can't bring the loopback device up: {error}"))?;
         }
-        root::build(sources).map_err(chain)?;
+        root::build(sources).map_err(StartFailure::of_root)?;
         let terminal = self.open_terminal()?;
         drop_privileges().map_err(chain)?;
         privilege::set_dumpable(false).map_err(|error| format!("can't hide init: {error}"))?;
@@ -294,6 +322,10 @@ impl Init<'_> {
             // Everything in this pid namespace but init itself (kill(2)).
             Tier::Namespace => drop(kill(-1, SIGKILL)),
             Tier::Landlock => {
+                // Orphans come to init: when it has no children, there is nobody left, and /proc need not be searched.
+                if matches!(wait(None, false), Ok(Waited::NoChildren)) {
+                    return;
+                }
                 // Init made the session; the program and its children can't leave it.
                 let session = rustix::process::getpid().as_raw_nonzero().get();
                 kill_session(session, session);

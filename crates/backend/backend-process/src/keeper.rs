@@ -42,6 +42,8 @@ const SIGWINCH: i32 = 28;
 
 /// Signals passed on to the program as they are.
 const FORWARDED: [i32; 7] = [SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGTERM, SIGCONT];
+/// The real-time signal by which `ringwall kill` asks a keeper to end its sandbox.
+pub(crate) const KILL_REQUEST: i32 = 40;
 /// How long the program has between the polite signal and the last one when its time is up.
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -238,13 +240,15 @@ impl Keeper<'_> {
         signal::block_all().map_err(keeper("block signals"))?;
         let signals = signal::descriptor().map_err(keeper("make a signal descriptor"))?;
 
-        let waits = self.plan.identity.is_range() || self.groups.is_some();
+        let waits = self.plan.identity.is_range() || self.groups.is_some() || self.plan.tier == Tier::Landlock;
         let cloned = Instant::now();
         let namespaces = match self.plan.tier {
             Tier::Landlock => Namespaces::NONE,
             Tier::Namespace if self.plan.host_network => Namespaces::BASE,
             Tier::Namespace => Namespaces::BASE.with_network(),
         };
+        // Before anything can change: what is found after a crash must say what was to become of it.
+        self.write_record(None)?;
         let layer_path = self.layer.as_ref().map(|layer| layer.host.clone());
         let Channels {
             control,
@@ -287,7 +291,10 @@ impl Keeper<'_> {
         drop(init_end);
         drop(write_ends);
         self.timings.clone_us = micros(cloned);
-        self.write_record(None)?;
+        if self.plan.tier == Tier::Landlock {
+            // No pid namespace ends with init here: gc must know the session.
+            self.write_record(None)?;
+        }
         if waits {
             self.let_go(control.as_fd(), layer_path.as_ref())?;
         }
@@ -318,6 +325,7 @@ impl Keeper<'_> {
         let record = Record {
             version: 1,
             keeper: rustix::process::getpid().as_raw_nonzero().get(),
+            keeper_start: stat(rustix::process::getpid().as_raw_nonzero().get()).map_or(0, |stat| stat.start_time),
             init: self.init,
             init_start: stat(self.init).map_or(0, |stat| stat.start_time),
             tier: self.plan.tier,
@@ -330,7 +338,6 @@ impl Keeper<'_> {
                 .iter()
                 .flat_map(|groups| groups.paths().map(PathBuf::from))
                 .collect(),
-            private: self.plan.private.clone(),
             changes: serde_json::to_value(self.plan.changes)
                 .ok()
                 .and_then(|value| value.as_str().map(str::to_owned))
@@ -584,6 +591,7 @@ impl Keeper<'_> {
                 signal::stop_self();
                 drop(kill(self.init, SIGCONT));
             }
+            KILL_REQUEST => drop(kill(self.init, SIGKILL)),
             _ if FORWARDED.contains(&signal) => drop(kill(self.init, signal)),
             _ => {}
         }
@@ -595,7 +603,7 @@ impl Keeper<'_> {
             if self.finished.is_none() {
                 drop(kill(self.init, SIGKILL));
             }
-            if self.plan.tier == Tier::Landlock {
+            if self.plan.tier == Tier::Landlock && self.finished.is_none() {
                 kill_session(self.init, rustix::process::getpid().as_raw_nonzero().get());
             }
             loop {

@@ -125,6 +125,7 @@ impl Launch<'_> {
             .transpose()
             .map_err(chain)?;
         if let Some((uid, gid)) = self.user {
+            privilege::drop_bounding_set().map_err(|error| format!("can't drop the bounding set: {error}"))?;
             privilege::become_user(uid, gid).map_err(|error| format!("can't change the user: {error}"))?;
             // Changing the user cleared it.
             privilege::die_with_parent(9).map_err(|error| format!("can't tie the program to its keeper: {error}"))?;

@@ -58,7 +58,9 @@ struct Offer {
 }
 
 /// Chooses a mechanism for each limit.
-pub(crate) fn plan(limits: &Limits, tier: Tier) -> Result<LimitPlan, PlanError> {
+///
+/// `writes_directly`: whether some writes go straight to the host, where nobody counts them.
+pub(crate) fn plan(limits: &Limits, tier: Tier, writes_directly: bool) -> Result<LimitPlan, PlanError> {
     let offer = Offer {
         tier,
         is_own_user_namespace_counted: tier == Tier::Namespace && kernel_version() >= NPROC_PER_NAMESPACE,
@@ -99,11 +101,20 @@ pub(crate) fn plan(limits: &Limits, tier: Tier) -> Result<LimitPlan, PlanError> 
         );
     }
     if let Some(disk) = limits.disk {
+        let uncounted = tier == Tier::Landlock || writes_directly;
+        if uncounted && !limits.allow_degraded.contains(&LimitKind::Disk) {
+            let why = "writes that go straight to the host (--write, --mount, the landlock tier) are not counted";
+            return Err(refuse(
+                LimitKind::Disk,
+                why,
+                "captured writes and /tmp, and elsewhere each file alone by RLIMIT_FSIZE",
+            ));
+        }
         plan.disk = Some(disk.0);
         plan.rlimits.push((Rlimit::FileSize, disk.0));
         let mechanism = "the keeper measures what was added and kills the sandbox over the limit; RLIMIT_FSIZE for each file; \
                          size of the memory file system for /tmp";
-        plan.report(LimitKind::Disk, disk.to_string(), mechanism, false);
+        plan.report(LimitKind::Disk, disk.to_string(), mechanism, uncounted);
     }
     if let Some(timeout) = limits.timeout {
         plan.timeout = Some(timeout.0);

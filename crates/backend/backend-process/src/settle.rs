@@ -1,6 +1,7 @@
 //! The layer of a run: made or found before it, and settled after it: kept, committed or thrown away.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::time::SystemTime;
 
 use ringwall_layer::{Capture, CommitOptions, LockHeld, OpenCaptureError, Pending};
@@ -37,9 +38,10 @@ pub(crate) fn prepare(stored: &StoredSandbox, is_new: bool, plan: &Plan) -> Resu
                 "processes of its last run are still there; run `ringwall gc` first".to_owned(),
             ));
         }
-        if let Some(private) = &plan.private {
-            protections::remove_private(private);
-        }
+    }
+    if let Some(private) = &plan.private {
+        // A keeper killed between making it and writing its record leaves it behind under this very name.
+        protections::remove_private(private);
     }
     protections::make_private(plan)?;
     let Some(target) = &plan.captured else { return Ok(None) };
@@ -66,6 +68,11 @@ pub(crate) fn prepare(stored: &StoredSandbox, is_new: bool, plan: &Plan) -> Resu
             capture
         }
         Err(None | Some(OpenCaptureError::NotFound { .. })) => {
+            if !is_new {
+                // What an interrupted commit or discard left would be taken for changes of this run.
+                ringwall_layer::sweep(stored.path(), LockHeld::assert(stored.lock()))
+                    .map_err(|error| refuse(crate::launch::chain(error)))?;
+            }
             let now = SystemTime::now()
                 .duration_since(SystemTime::UNIX_EPOCH)
                 .unwrap_or_default();
@@ -91,15 +98,24 @@ pub(crate) fn prepare(stored: &StoredSandbox, is_new: bool, plan: &Plan) -> Resu
 
 /// Makes the overlay's work directory anew: it still says that the last mount was volatile, which refuses the next one.
 fn renew_work(stored: &StoredSandbox) -> Result<(), RunError> {
-    let work = stored.path().join("work");
-    let inner = work.join("work");
-    // overlayfs leaves it without any permission; symbolic links can't be there, only overlayfs writes to it.
-    match std::fs::set_permissions(&inner, std::fs::Permissions::from_mode(0o700)) {
-        Ok(()) => std::fs::remove_dir_all(&inner).map_err(keeper("clear the work directory"))?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(keeper("clear the work directory")(error)),
+    let inner = stored.path().join("work/work");
+    if !inner.exists() {
+        return Ok(());
     }
-    Ok(())
+    reach(&inner);
+    std::fs::remove_dir_all(&inner).map_err(keeper("clear the work directory"))
+}
+
+/// Gives an ordinary user the directories that overlayfs leaves in its work directory without any permission. No symbolic link can be
+/// there: only overlayfs writes to it.
+fn reach(inner: &Path) {
+    let incompat = inner.join("incompat");
+    for directory in [inner, &incompat, &incompat.join("volatile")] {
+        drop(std::fs::set_permissions(
+            directory,
+            std::fs::Permissions::from_mode(0o700),
+        ));
+    }
 }
 
 /// Removes the state of a run that changed nothing, in as few calls as that takes: most runs end here. Anything unexpected is left to
@@ -108,8 +124,10 @@ pub(crate) fn remove_unchanged(stored: StoredSandbox, layer: Option<Layer>) -> R
     let path = stored.path();
     if layer.is_some() {
         let inner = path.join("work/work");
-        // The upper directory is removed first, and only if it is empty: nothing is lost by stopping after any step.
-        let removed = rustix::fs::rmdir(path.join("upper")).is_ok() && {
+        // Seen to hold no change: nothing is lost by stopping after any step.
+        let upper = path.join("upper");
+        // Directories copied up on the way to something that is gone again are no change; nothing else is there.
+        let removed = (rustix::fs::rmdir(&upper).is_ok() || std::fs::remove_dir_all(&upper).is_ok()) && {
             let reach =
                 |path: &std::path::Path| drop(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)));
             let incompat = inner.join("incompat");

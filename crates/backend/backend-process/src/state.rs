@@ -6,7 +6,7 @@
 //! committed, and that syncs.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -77,7 +77,9 @@ pub struct Record {
     pub version: u32,
     /// The keeper's pid.
     pub keeper: i32,
-    /// The first process of the sandbox; 0 before it is made.
+    /// When the keeper started, in clock ticks since boot.
+    pub keeper_start: u64,
+    /// The first process of the sandbox, in the landlock tier; 0 elsewhere, where it can't outlive its keeper.
     pub init: i32,
     /// When the first process started, in clock ticks since boot.
     pub init_start: u64,
@@ -89,8 +91,6 @@ pub struct Record {
     pub started_ms: u64,
     /// Control groups made for it.
     pub cgroups: Vec<PathBuf>,
-    /// A directory of the run's own outside the state directory.
-    pub private: Option<PathBuf>,
     /// What is to become of its changes: `keep`, `commit`, `discard` or `none`.
     pub changes: String,
     /// How the run ended: the exit reason as JSON; absent while it runs.
@@ -322,15 +322,7 @@ impl StoredSandbox {
         let path = self.path.join("record.json");
         let text = serde_json::to_vec(record).unwrap_or_default();
         let fresh = self.path.join("record.new");
-        // The first record of a name replaces nothing: a reader that meets half of it finds the name locked, and so running.
-        let written = match rustix::fs::open(
-            &path,
-            OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC,
-            Mode::RUSR | Mode::WUSR,
-        ) {
-            Ok(file) => fs::File::from(file).write_all(&text),
-            Err(_) => fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, &path)),
-        };
+        let written = fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, &path));
         written.map_err(|source| OpenStateError::Io { path, source })
     }
 
@@ -372,30 +364,21 @@ impl StoredSandbox {
 }
 
 impl Record {
-    /// Kills the first process of the run, and with it the sandbox.
+    /// Asks the keeper to end the sandbox at once.
     ///
     /// # Errors
-    /// What the kernel says. A process that is gone already is no error.
-    pub fn kill_init(&self) -> io::Result<()> {
-        let gone = |error: Errno| {
-            if error == Errno::SRCH {
-                Ok(())
-            } else {
-                Err(error.into())
-            }
-        };
-        let Some(pid) = rustix::process::Pid::from_raw(self.init) else {
-            return Ok(());
-        };
-        // By descriptor: looked at after it is opened, it is that process or none.
-        let process = match rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {
-            Ok(process) => process,
-            Err(error) => return gone(error),
-        };
-        if !self.is_init_alive() {
+    /// What the kernel says. A keeper that is gone already is no error.
+    pub fn ask_keeper_to_kill(&self) -> io::Result<()> {
+        // The pid may be another's by now; its start time then differs. Between this look and the signal the keeper would have to end
+        // and its pid to go round: the signal would then end a process of this user's that started within that moment.
+        let is_keeper = kill_tree::stat(self.keeper).is_some_and(|stat| stat.start_time == self.keeper_start);
+        if !is_keeper {
             return Ok(());
         }
-        rustix::process::pidfd_send_signal(&process, rustix::process::Signal::KILL).or_else(gone)
+        match ringwall_sys::process::kill(self.keeper, crate::keeper::KILL_REQUEST) {
+            Err(error) if error.raw_os_error() != Some(Errno::SRCH.raw_os_error()) => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Returns whether the first process of the run still lives: that very process, not one that got its pid.

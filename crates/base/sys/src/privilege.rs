@@ -42,16 +42,7 @@ pub fn become_user(uid: u32, gid: u32) -> io::Result<()> {
 /// # Errors
 /// What prctl(2) or capset(2) says.
 pub fn drop_all_capabilities() -> io::Result<()> {
-    for capability in 0..=LAST_CAPABILITY_BIT {
-        match prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability)) {
-            Ok(_) => {}
-            // The first number that the kernel does not know ends the list.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
-            // Without CAP_SETPCAP (no user namespace, not root) the bounding set can't shrink: `no_new_privs` makes it moot.
-            Err(error) if error.raw_os_error() == Some(libc::EPERM) => break,
-            Err(error) => return Err(error),
-        }
-    }
+    drop_bounding_set()?;
     match prctl(libc::PR_SET_SECUREBITS, SECUREBITS_LOCKED) {
         Ok(_) => {}
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
@@ -65,6 +56,25 @@ pub fn drop_all_capabilities() -> io::Result<()> {
     let sets = [0_u32; 6];
     // SAFETY: the header and the two 3-word data structs have the layout of version 3; zeros clear everything.
     check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) }).map(drop)
+}
+
+/// Empties the capability bounding set, so that no exec can give a capability. To be called while `CAP_SETPCAP` is still held; without
+/// it nothing changes, and `no_new_privs` makes that moot.
+///
+/// # Errors
+/// What prctl(2) says.
+pub fn drop_bounding_set() -> io::Result<()> {
+    for capability in 0..=LAST_CAPABILITY_BIT {
+        match prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability)) {
+            Ok(_) => {}
+            // The first number that the kernel does not know ends the list.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
+            // Without CAP_SETPCAP (no user namespace, not root) the bounding set can't shrink: `no_new_privs` makes it moot.
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Reads the three capability sets (effective, permitted, inheritable) of the calling thread.

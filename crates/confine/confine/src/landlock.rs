@@ -34,8 +34,10 @@ pub struct Rule {
 /// What the rule set controls at all; what it does not control stays as the kernel has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Control {
-    /// Changes only. Reading is settled by the mount namespace, and every open that Landlock has to decide walks up the path:
-    /// measured here 20,000 opens cost 1.2 times bare with reading controlled, 1.0 without.
+    /// Making, removing, moving and writing. Reading is settled by the mount namespace, and every open that Landlock has to decide
+    /// walks up the path. Truncating and device ioctls are left out for the same reason: the kernel asks for both at every open, also
+    /// at one for reading; read-only mounts and the seccomp filter deny them. Measured: 20,000 opens take 34 ms bare, 38 with writing
+    /// controlled, 54 with truncating too, 69 with all rights.
     Changes,
     /// Reading too: the landlock tier, where nothing else hides the host's files.
     Everything,
@@ -114,7 +116,9 @@ pub fn prepare(restriction: &Restriction) -> Result<RulesetCreated, RestrictErro
     let abi = known(restriction.abi);
     let handled = match restriction.control {
         Control::Everything => AccessFs::from_all(abi),
-        Control::Changes => AccessFs::from_all(abi) & !AccessFs::from_read(abi),
+        Control::Changes => {
+            AccessFs::from_all(abi) & !AccessFs::from_read(abi) & !(AccessFs::Truncate | AccessFs::IoctlDev)
+        }
     };
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)

@@ -28,6 +28,9 @@ const MS_NOEXEC: u64 = 8;
 /// namespace, until the pivot.
 const CANDIDATE_POINTS: [&str; 4] = ["/tmp", "/mnt", "/var", "/usr"];
 
+/// The step of mounting the overlay.
+const CAPTURE: &str = "capture writes of";
+
 /// A step of building the root that failed.
 #[derive(Debug, Error)]
 pub enum BuildRootError {
@@ -46,6 +49,12 @@ pub enum BuildRootError {
         /// The source.
         path: PathBuf,
     },
+    /// Other file systems are mounted below a directory whose writes are to be captured.
+    #[error("can't capture writes of {}: other file systems are mounted inside it; name what is needed of it with --read or --write", path.display())]
+    HasMounts {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A mount or another step failed.
     #[error("can't {step} {}", path.display())]
     Step {
@@ -57,6 +66,24 @@ pub enum BuildRootError {
         #[source]
         source: io::Error,
     },
+}
+
+impl BuildRootError {
+    /// Returns whether the caller's paths are the reason, and not what this machine can do.
+    #[must_use]
+    pub fn is_about_a_path(&self) -> bool {
+        match self {
+            BuildRootError::Open { .. } | BuildRootError::Replaced { .. } | BuildRootError::HasMounts { .. } => true,
+            // An overlay that this kernel does not know, or not for this user, is the machine's lack; any other failure is about this
+            // directory or this name, and must not lower the tier.
+            BuildRootError::Step {
+                step: CAPTURE, source, ..
+            } => ![Errno::NODEV, Errno::PERM]
+                .iter()
+                .any(|errno| source.raw_os_error() == Some(errno.raw_os_error())),
+            BuildRootError::Step { step, .. } => step.starts_with("attach") || *step == "hide" || *step == "clone",
+        }
+    }
 }
 
 fn step<'a>(name: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> BuildRootError + 'a {
@@ -90,7 +117,14 @@ impl Sources {
     /// # Errors
     /// A source that is gone, unreadable or was replaced since the plan was made.
     pub fn open(view: View) -> Result<Self, BuildRootError> {
-        let mut entries = Vec::with_capacity(view.entries.len());
+        let mut entries = Vec::with_capacity(view.entries.len() + 1);
+        entries.push((
+            Entry::Private {
+                path: PathBuf::from("/dev/shm"),
+                mode: 0o1777,
+            },
+            Vec::new(),
+        ));
         for mut entry in view.entries {
             let held = match &mut entry {
                 Entry::Bind { source, read_only, .. } => {
@@ -299,7 +333,6 @@ fn lay_out(sources: &Sources) -> Result<(), BuildRootError> {
     for directory in ["proc", "dev", "dev/pts"] {
         make_dir(Path::new(directory), 0o755)?;
     }
-    make_dir(Path::new("dev/shm"), 0o1777)?;
     for node in devices::NODES {
         make_file(&Path::new("dev").join(node), b"", 0o666)?;
     }
@@ -344,15 +377,13 @@ fn lay_out(sources: &Sources) -> Result<(), BuildRootError> {
     Ok(())
 }
 
-/// Clones, still writable, of the private directories (and `/dev/shm`), with where each goes.
+/// Clones, still writable, of the private directories, with where each goes.
 fn hold_private(sources: &Sources) -> Result<Vec<(PathBuf, OwnedFd)>, BuildRootError> {
-    let shared_memory = PathBuf::from("/dev/shm");
     let paths = sources.entries.iter().filter_map(|(entry, _)| match entry {
         Entry::Private { path, .. } => Some(path.clone()),
         _ => None,
     });
     paths
-        .chain([shared_memory])
         .map(|path| {
             let relative = path.strip_prefix("/").unwrap_or(&path);
             let fd = rustix::fs::open(relative, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
@@ -396,9 +427,6 @@ fn place(sources: &Sources, private: Vec<(PathBuf, OwnedFd)>, stand_ins: &str) -
             place_one(entry, held, &inside(entry.path()), stand_ins)?;
         }
     }
-    for (path, tree) in private {
-        mount::attach(tree.as_fd(), &inside(&path)).map_err(step("attach", &path))?;
-    }
     Ok(())
 }
 
@@ -437,7 +465,27 @@ fn capture(path: &Path, lower: &Held, layer: &Held, point: &std::ffi::CStr) -> R
         "userxattr,volatile,lowerdir=/proc/self/fd/{lower_fd},upperdir=/proc/self/fd/{layer_fd}/upper,workdir=/proc/self/fd/{layer_fd}/work"
     );
     let options = CString::new(options).unwrap_or_default();
-    mount::mount(c"overlay", point, c"overlay", MS_NOSUID | MS_NODEV, &options).map_err(step("capture writes of", path))
+    mount::mount(c"overlay", point, c"overlay", MS_NOSUID | MS_NODEV, &options).map_err(|source| {
+        // The kernel refuses a layer that has mounts below it which this user namespace may not uncover (clone_private_mount()).
+        if source.raw_os_error() == Some(Errno::INVAL.raw_os_error()) && has_mounts(path) {
+            BuildRootError::HasMounts { path: path.to_owned() }
+        } else {
+            BuildRootError::Step {
+                step: "capture writes of",
+                path: path.to_owned(),
+                source,
+            }
+        }
+    })
+}
+
+/// Returns whether something is mounted below `path` (proc_pid_mountinfo(5), field 5).
+fn has_mounts(path: &Path) -> bool {
+    let below = format!("{}/", path.display());
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mounts
+        .lines()
+        .any(|line| line.split(' ').nth(4).is_some_and(|point| point.starts_with(&below)))
 }
 
 /// Pivots into the working directory and detaches what was the root.

@@ -239,7 +239,8 @@ pub(crate) fn resolve(spec: &RunSpec, tier: Tier, state_dir: &Path, private: Opt
         .iter()
         .map(|argument| c_string("an argument", argument.clone()))
         .collect::<Result<_, _>>()?;
-    let limits = crate::limits::plan(&policy.limits, tier)?;
+    let writes_directly = !policy.files.write.is_empty() || policy.files.mounts.iter().any(|mount| !mount.read_only);
+    let limits = crate::limits::plan(&policy.limits, tier, writes_directly)?;
 
     Ok(Plan {
         tier,

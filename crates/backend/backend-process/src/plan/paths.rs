@@ -173,7 +173,9 @@ pub(crate) fn reason_to_hide(current: &Path, home: Option<&Path>) -> Option<Stri
             "your home directory is below it".to_owned()
         });
     }
-    let is_inside = |above: &str| current.starts_with(above);
+    let is_inside = |above: &str| {
+        current.starts_with(above) && !(current.starts_with("/dev/shm") && current != Path::new("/dev/shm"))
+    };
     if SHARED.iter().any(|shared| current == Path::new(shared))
         || ["/etc", "/proc", "/sys", "/dev", "/boot"].into_iter().any(is_inside)
     {

@@ -153,22 +153,55 @@ pub(super) static OWNED_BY_SIGNALS: Check = Check::new(
     Verdict::EPERM,
 );
 
-/// `open(path, flags, ...)`: no `O_TRUNC` unless opened for writing.
-///
-/// Access mode 3 ("neither", open(2)) counts as not for writing: Landlock demands nothing for it.
-pub(super) static OPEN_FLAGS: Check = Check::new(
+/// `chmod(path, mode)`, `fchmod(fd, mode)`, `creat(path, mode)`: no set-id bits.
+pub(super) static MODE_1: Check = Check::new(&[Case::allow(&[Test::bits(1, SET_ID, ZERO)])], Verdict::EPERM);
+
+/// `fchmodat(dirfd, path, mode)`: the same.
+pub(super) static MODE_2: Check = Check::new(&[Case::allow(&[Test::bits(2, SET_ID, ZERO)])], Verdict::EPERM);
+
+/// `S_ISUID`, `S_ISGID` (inode(7)).
+const SET_ID: u32 = 0o6000;
+/// `O_CREAT`, `__O_TMPFILE`: only with one of them is the mode looked at (open(2)); without, the register holds anything.
+const CREATING: u32 = 0o100 | 0o20_000_000;
+
+/// `open(path, flags, mode)`: nothing made with set-id bits.
+pub(super) static OPEN_MODE: Check = Check::new(
     &[
-        Case::allow(&[Test::bits(1, O_TRUNC, ZERO)]),
-        Case::allow(&[Test::bits(1, O_ACCMODE, WRITING)]),
+        Case::allow(&[Test::bits(1, CREATING, ZERO)]),
+        Case::allow(&[Test::bits(2, SET_ID, ZERO)]),
     ],
     Verdict::EPERM,
 );
 
-/// `openat(dirfd, path, flags, ...)`: the same.
+/// `openat(dirfd, path, flags, mode)`: the same.
+pub(super) static OPENAT_MODE: Check = Check::new(
+    &[
+        Case::allow(&[Test::bits(2, CREATING, ZERO)]),
+        Case::allow(&[Test::bits(3, SET_ID, ZERO)]),
+    ],
+    Verdict::EPERM,
+);
+
+/// `open(path, flags, mode)`: the same, and no `O_TRUNC` unless opened for writing.
+///
+/// Access mode 3 ("neither", open(2)) counts as not for writing: Landlock demands nothing for it.
+pub(super) static OPEN_FLAGS: Check = Check::new(
+    &[
+        Case::allow(&[Test::bits(1, O_TRUNC | CREATING, ZERO)]),
+        Case::allow(&[Test::bits(1, O_ACCMODE, WRITING), Test::bits(1, CREATING, ZERO)]),
+        Case::allow(&[Test::bits(1, O_TRUNC, ZERO), Test::bits(2, SET_ID, ZERO)]),
+        Case::allow(&[Test::bits(1, O_ACCMODE, WRITING), Test::bits(2, SET_ID, ZERO)]),
+    ],
+    Verdict::EPERM,
+);
+
+/// `openat(dirfd, path, flags, mode)`: the same.
 pub(super) static OPENAT_FLAGS: Check = Check::new(
     &[
-        Case::allow(&[Test::bits(2, O_TRUNC, ZERO)]),
-        Case::allow(&[Test::bits(2, O_ACCMODE, WRITING)]),
+        Case::allow(&[Test::bits(2, O_TRUNC | CREATING, ZERO)]),
+        Case::allow(&[Test::bits(2, O_ACCMODE, WRITING), Test::bits(2, CREATING, ZERO)]),
+        Case::allow(&[Test::bits(2, O_TRUNC, ZERO), Test::bits(3, SET_ID, ZERO)]),
+        Case::allow(&[Test::bits(2, O_ACCMODE, WRITING), Test::bits(3, SET_ID, ZERO)]),
     ],
     Verdict::EPERM,
 );
@@ -178,11 +211,23 @@ const O_ACCMODE: u32 = 0o3;
 /// `O_WRONLY`, `O_RDWR`.
 const WRITING: &[Span] = &[(1, 2)];
 
-/// `mknod(path, mode, ...)`: a regular file, a pipe or a socket.
-pub(super) static MKNOD_MODE: Check = Check::new(&[Case::allow(&[Test::bits(1, S_IFMT, NO_DEVICE)])], Verdict::EPERM);
+/// `mknod(path, mode, ...)`: a regular file, a pipe or a socket, without set-id bits.
+pub(super) static MKNOD_MODE: Check = Check::new(
+    &[Case::allow(&[
+        Test::bits(1, S_IFMT, NO_DEVICE),
+        Test::bits(1, SET_ID, ZERO),
+    ])],
+    Verdict::EPERM,
+);
 
 /// `mknodat(dirfd, path, mode, ...)`: the same.
-pub(super) static MKNODAT_MODE: Check = Check::new(&[Case::allow(&[Test::bits(2, S_IFMT, NO_DEVICE)])], Verdict::EPERM);
+pub(super) static MKNODAT_MODE: Check = Check::new(
+    &[Case::allow(&[
+        Test::bits(2, S_IFMT, NO_DEVICE),
+        Test::bits(2, SET_ID, ZERO),
+    ])],
+    Verdict::EPERM,
+);
 
 const S_IFMT: u32 = 0o170_000;
 /// 0 and `S_IFREG` mean a regular file; `S_IFIFO`; `S_IFSOCK`.

@@ -4,7 +4,10 @@
 //! renamed and removed, but sees no change of metadata (Linux Documentation/userspace-api/landlock.rst, "Filesystem
 //! flags"), so there metadata of whatever the user owns is protected here.
 
-use super::arguments::{IOCTL_REQUEST, MKNOD_MODE, MKNODAT_MODE, OPEN_FLAGS, OPENAT_FLAGS, OWNED_BY_SIGNALS};
+use super::arguments::{
+    IOCTL_REQUEST, MKNOD_MODE, MKNODAT_MODE, MODE_1, MODE_2, OPEN_FLAGS, OPEN_MODE, OPENAT_FLAGS, OPENAT_MODE,
+    OWNED_BY_SIGNALS,
+};
 use super::{ABSENT, ALLOW, Group, Need, REFUSE, Rule};
 
 pub(super) const GROUPS: &[Group] = &[
@@ -14,7 +17,6 @@ pub(super) const GROUPS: &[Group] = &[
             // By path.
             "access",
             "chdir",
-            "creat",
             "faccessat",
             "faccessat2",
             "fchdir",
@@ -120,31 +122,48 @@ pub(super) const GROUPS: &[Group] = &[
     // What a program may open it may open for writing or not at all; but opening read-only with O_TRUNC empties a file
     // that Landlock before ABI 3 only checks for reading.
     Group {
-        rule: Rule::Where(Need::MediatedTruncation, &ALLOW, &Rule::Arguments(&OPEN_FLAGS)),
+        rule: Rule::Where(
+            Need::MediatedTruncation,
+            &Rule::Arguments(&OPEN_MODE),
+            &Rule::Arguments(&OPEN_FLAGS),
+        ),
         names: &["open"],
     },
     Group {
-        rule: Rule::Where(Need::MediatedTruncation, &ALLOW, &Rule::Arguments(&OPENAT_FLAGS)),
+        rule: Rule::Where(
+            Need::MediatedTruncation,
+            &Rule::Arguments(&OPENAT_MODE),
+            &Rule::Arguments(&OPENAT_FLAGS),
+        ),
         names: &["openat"],
     },
-    // The flags are behind a pointer, out of a filter's sight; callers fall back to openat.
     Group {
-        rule: Rule::Where(Need::MediatedTruncation, &ALLOW, &ABSENT),
+        rule: Rule::Arguments(&MODE_1),
+        names: &["creat"],
+    },
+    // Flags and mode are behind a pointer, out of a filter's sight; callers fall back to openat.
+    Group {
+        rule: ABSENT,
         names: &["openat2"],
     },
     Group {
         rule: Rule::Where(Need::MediatedTruncation, &ALLOW, &REFUSE),
         names: &["truncate"],
     },
+    // Set-id bits on a file that is shared with the host would be a way to its owner's rights, for anybody who can run it.
+    Group {
+        rule: Rule::Where(Need::UniqueUid, &Rule::Arguments(&MODE_1), &REFUSE),
+        names: &["chmod", "fchmod"],
+    },
+    Group {
+        rule: Rule::Where(Need::UniqueUid, &Rule::Arguments(&MODE_2), &REFUSE),
+        names: &["fchmodat", "fchmodat2"],
+    },
     // Modes, owners, times and attributes of files that Landlock doesn't protect from their owner.
     Group {
         rule: Rule::Where(Need::UniqueUid, &ALLOW, &REFUSE),
         names: &[
-            "chmod",
             "chown",
-            "fchmod",
-            "fchmodat",
-            "fchmodat2",
             "fchown",
             "fchownat",
             "file_setattr",
