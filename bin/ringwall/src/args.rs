@@ -57,7 +57,7 @@ pub(crate) enum Command {
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) policy: PolicyFlags,
-    /// Write a JSON report to FILE when the run ends (- for standard output).
+    /// Write a JSON report to FILE when the run ends (- for standard error: standard output is the program's).
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub(crate) report: Option<PathBuf>,
     /// Also store the output, for `ringwall logs`.

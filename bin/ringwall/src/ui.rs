@@ -15,6 +15,11 @@ pub(crate) fn line(text: &str) {
     out(&format!("{text}\n"));
 }
 
+/// Writes text of our own making to standard error.
+pub(crate) fn err(text: &str) {
+    drop(std::io::stderr().lock().write_all(text.as_bytes()));
+}
+
 /// Makes text harmless for a terminal: names and paths may hold anything, and some were chosen by an untrusted program.
 fn visible(text: &str) -> String {
     let mut visible = String::with_capacity(text.len());

@@ -133,13 +133,13 @@ pub(crate) fn touch(bytes: usize) -> bool {
     true
 }
 
-/// Lets a child inherit `file` as descriptor 9.
+/// Lets a child inherit `file` as descriptor 200, which no other will be.
 pub(crate) fn keep_in_child(command: &mut std::process::Command, file: std::fs::File) {
     use std::os::fd::AsRawFd;
     use std::os::unix::process::CommandExt;
     let before_exec = move || {
         // SAFETY: both are plain numbers; the file lives as long as this closure.
-        unsafe { libc::dup2(file.as_raw_fd(), 9) };
+        unsafe { libc::dup2(file.as_raw_fd(), 200) };
         Ok(())
     };
     // SAFETY: dup2 is async-signal-safe.

@@ -189,12 +189,15 @@ fn python_multiprocessing() {
              \x20   queue, value = multiprocessing.Queue(), multiprocessing.Value('i', 3)\n\
              \x20   child = multiprocessing.Process(target=queue.put, args=(value.value,)); child.start(); print(queue.get()); child.join()",
         );
-        assert!(
-            out.ends_with(
-                "fork [1, 1, 2, 6, 24]\nspawn [1, 1, 2, 6, 24]\nforkserver [1, 1, 2, 6, 24]\n3\nall-done\nall-done\n"
-            ),
-            "{out}"
-        );
+        // Children of spawn and forkserver import the script, and print its marker too.
+        for line in [
+            "fork [1, 1, 2, 6, 24]",
+            "spawn [1, 1, 2, 6, 24]",
+            "forkserver [1, 1, 2, 6, 24]",
+            "3",
+        ] {
+            assert!(out.lines().any(|printed| printed == line), "{line}: {out}");
+        }
     });
 }
 
@@ -234,11 +237,10 @@ fn python_renames_through_directory_fds() {
              os.link('moved', 'linked', src_dir_fd=a, dst_dir_fd=b); print(os.stat('b/linked').st_nlink)\n\
              os.symlink('g', 's', dir_fd=b); print(os.readlink('s', dir_fd=b))\n\
              os.rename('b', 'c'); print(sorted(os.listdir('c')))\n\
-             os.replace('a/moved', 'c/g'); print(open('c/g').read().strip()); os.unlink('linked', dir_fd=b)\n\
-             os.rename('old', 'new'); print(open('new/kept').read().strip(), os.path.exists('old'))",
+             os.replace('a/moved', 'c/g'); print(open('c/g').read().strip()); os.unlink('linked', dir_fd=b)",
         );
         assert!(
-            out.starts_with("[] content\nbelow\n2\ng\n['g', 'linked', 's']\nbelow\nkept False\n"),
+            out.starts_with("[] content\nbelow\n2\ng\n['g', 'linked', 's']\nbelow\n"),
             "{out}"
         );
         assert_eq!(
@@ -246,6 +248,25 @@ fn python_renames_through_directory_fds() {
             Some("below\n"),
             "a captured rename reached the host"
         );
+    });
+}
+
+/// Renaming a directory of the lower layer is where an overlay file system without redirects answers EXDEV.
+///
+/// mv(1) falls back to copying; a program that calls rename(2) alone fails.
+#[test]
+fn python_renames_a_directory_that_the_host_made() {
+    each_user_with("python3", |world| {
+        std::fs::create_dir(world.path("project/old")).unwrap();
+        world.hand_over(&world.path("project/old"));
+        world.write("old/kept", "kept\n");
+        let out = python(
+            world,
+            "import os\n\
+             here = os.open('.', os.O_RDONLY | os.O_DIRECTORY)\n\
+             os.rename('old', 'new', src_dir_fd=here, dst_dir_fd=here); print(open('new/kept').read().strip(), os.path.exists('old'))",
+        );
+        assert!(out.starts_with("kept False\n"), "{out}");
         assert_eq!(
             world.read("old/kept").as_deref(),
             Some("kept\n"),
@@ -529,15 +550,15 @@ fn tar_of_5000_files_keeps_permissions() {
         // Root's set-id bits and everybody's modes alike, inside ...
         assert!(out.starts_with("5053\n2\n4711\n"), "{out}");
         // ... and, after commit, on the host, owned by the caller.
-        let there = Outcome::from(
-            world
-                .program("sh")
-                .args(["-c", &format!("cd u && {list}")])
-                .output()
-                .unwrap(),
-        )
-        .expect(0);
-        assert_eq!(Some(there), world.read("made"), "as {:?}", world.user());
+        let compare = format!("cd u && {list} | diff ../made -");
+        let difference = Outcome::from(world.program("sh").args(["-c", &compare]).output().unwrap());
+        assert_eq!(
+            (difference.code, &*difference.out),
+            (0, ""),
+            "as {:?}: {}",
+            world.user(),
+            difference.err
+        );
         let owner = match world.user() {
             User::Root => 0,
             User::Ordinary if rustix::process::geteuid().is_root() => ORDINARY_UID,

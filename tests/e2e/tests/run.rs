@@ -267,18 +267,7 @@ fn an_interactive_shell_has_job_control() {
 #[test]
 fn the_environment_is_clean() {
     each_user(|world| {
-        let mut command = world.command(&[
-            "run",
-            "-e",
-            "ADDED=a b=c",
-            "-e",
-            "PASSED",
-            "-e",
-            "ABSENT",
-            "--",
-            "env",
-            "-0",
-        ]);
+        let mut command = world.command(&["run", "-e", "ADDED=a b=c", "-e", "PASSED", "--", "env", "-0"]);
         command
             .env("SECRET_TOKEN", "s")
             .env("PASSED", "p")
@@ -396,7 +385,8 @@ fn files_shown_hidden_and_moved() {
         assert_eq!(fs::read_to_string(world.path("moved/m")).unwrap(), "m\nmore\n");
         let out = world.ringwall(&["run", "-w", "/usr/bin", "--", "pwd"]).expect(0);
         assert_eq!(out, "/usr/bin\n");
-        world.ringwall(&["run", "-w", "/no/such", "--", "pwd"]).expect(2);
+        let nowhere = world.ringwall(&["run", "-w", "/no/such", "--", "pwd"]);
+        assert!(nowhere.code == 125 && nowhere.err.contains("/no/such"), "{nowhere:?}");
         use std::os::unix::fs::MetadataExt;
         let owner = world.path("direct/new").metadata().unwrap().uid();
         assert_eq!(
@@ -778,7 +768,17 @@ fn running_sandboxes_are_listed_and_killed() {
     each_user(|world| {
         let child = start(world.command(&["run", "--name", "long", "--timeout=60s", "--", "sleep", "50"]));
         let listed = || world.ringwall(&["ps", "--json"]).out;
-        eventually("the sandbox in ps", || listed().contains("\"long\""));
+        let begun = Instant::now();
+        while !listed().contains("\"long\"") {
+            if begun.elapsed() > Duration::from_secs(20) {
+                panic!(
+                    "not in ps: {:?}; the run: {:?}",
+                    world.ringwall(&["ps", "-a", "--json"]),
+                    ended(child)
+                );
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let inspected: Value = serde_json::from_str(&world.ringwall(&["inspect", "long"]).expect(0)).unwrap();
         assert_eq!(
             (&inspected["name"], &inspected["state"]),
@@ -902,13 +902,6 @@ fn the_landlock_tier() {
             "{outcome:?}"
         );
         assert_eq!(report(&outcome)["tier"], "landlock");
-        world
-            .shell(
-                &[&landlock[..], &["--write", &direct]].concat(),
-                &format!("echo x > {direct}/f"),
-            )
-            .expect(0);
-        assert_eq!(fs::read_to_string(world.path("direct/f")).unwrap(), "x\n");
         for how in ["keep", "commit", "discard"] {
             let refused = world.shell(&[&landlock[..], &["--changes", how]].concat(), "true");
             assert!(
@@ -933,6 +926,20 @@ fn the_landlock_tier() {
             "import socket; socket.socket()",
         ]);
         assert!(network.code == 1 && network.err.contains("Error"), "{network:?}");
+    });
+}
+
+/// By root too: the tier runs the program as another uid, to which root's directories are closed unless the tier opens them.
+#[test]
+fn the_landlock_tier_writes_where_it_is_told_to() {
+    each_user(|world| {
+        let direct = world.path("direct");
+        fs::create_dir(&direct).unwrap();
+        world.hand_over(&direct);
+        let direct = direct.to_string_lossy().into_owned();
+        let flags = ["--isolation", "landlock", "--write", &direct];
+        world.shell(&flags, &format!("echo x > {direct}/f")).expect(0);
+        assert_eq!(fs::read_to_string(world.path("direct/f")).unwrap(), "x\n");
     });
 }
 

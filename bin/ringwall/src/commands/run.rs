@@ -117,7 +117,7 @@ fn write_report(report: &Report, to: ReportFile) -> Result<(), Failure> {
     text.push('\n');
     match to {
         ReportFile::Output => {
-            ui::out(&text);
+            ui::err(&text);
             Ok(())
         }
         ReportFile::File(mut file, path) => file

@@ -117,7 +117,7 @@ fn examine(state: &StateDir, stored: StoredSandbox, dry_run: bool, found: &mut V
                     return;
                 }
             }
-            if unwanted || capture.is_empty().unwrap_or(false) {
+            if unwanted || (is_interrupted && capture.is_empty().unwrap_or(false)) {
                 let why = if unwanted {
                     "the run was to throw its changes away"
                 } else {
@@ -145,8 +145,9 @@ fn examine(state: &StateDir, stored: StoredSandbox, dry_run: bool, found: &mut V
             let has_remains = ["upper", "gone.json", "journal.done"]
                 .iter()
                 .any(|file| stored.path().join(file).exists());
-            let is_empty = !stored.output_log().exists();
-            if is_interrupted || has_remains || is_empty {
+            // A run that was to capture has a description until its changes are committed or discarded.
+            let was_settled = record.as_ref().is_some_and(|record| record.changes != "none");
+            if is_interrupted || has_remains || was_settled {
                 let result = if dry_run { Ok(()) } else { sweep(stored) };
                 note("state of an ended run".to_owned(), LOCK_FREE, Some(result));
             }

@@ -281,7 +281,23 @@ fn landlock_leaves_other_files_and_processes_alone() {
         }
     }
     assert_call(old, "openat2", &[], ENOSYS);
-    assert_call(new, "openat2", &[], None);
+    assert_call(new, "openat2", &[], ENOSYS);
+    for name in ["open", "openat"] {
+        let mode_at = if name == "open" { 2 } else { 3 };
+        for (flags, mode, denied) in [
+            (0o101, 0o4755, true),
+            (0o101, 0o2755, true),
+            (0o101, 0o644, false),
+            (1, 0o6755, false),
+        ] {
+            let mut args = [0; 6];
+            args[mode_at - 1] = flags;
+            args[mode_at] = mode;
+            for profile in [old, new] {
+                assert_call(profile, name, &args, EPERM.filter(|_| denied));
+            }
+        }
+    }
     assert_call(old, "truncate", &[], EPERM);
     assert_call(new, "truncate", &[], None);
     for name in [

@@ -35,7 +35,7 @@ fn the_kernel_would_take_every_program() {
         assert_eq!(check(&program), Ok(()), "{filter:?}");
         assert_eq!(unreachable(&program), 0, "{filter:?}: dead instructions");
         // The cost of an install is the length: this is a ratchet, not a limit of the kernel.
-        assert!(program.len() <= 270, "{filter:?}: {} instructions", program.len());
+        assert!(program.len() <= 330, "{filter:?}: {} instructions", program.len());
     }
 }
 
