@@ -41,7 +41,10 @@ fn each_user(check: impl Fn(&World)) {
 /// Returns the name that the note about kept changes gives.
 fn kept_name(outcome: &Outcome) -> String {
     let (_, rest) = outcome.err.split_once(" kept as ").expect("a note about kept changes");
-    rest.split_whitespace().next().unwrap().to_owned()
+    rest.split_whitespace()
+        .next()
+        .expect("a name after the note")
+        .to_owned()
 }
 
 /// Returns the report that a run wrote to standard error, after whatever else stands there.
@@ -70,15 +73,15 @@ fn start(mut command: Command) -> Child {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap()
+        .expect("the command starts")
 }
 
 fn ended(child: Child) -> Outcome {
-    Outcome::from(child.wait_with_output().unwrap())
+    Outcome::from(child.wait_with_output().expect("its output"))
 }
 
 fn signal(child: &Child, signal: rustix::process::Signal) {
-    rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).expect("a process to signal");
 }
 
 // Exit codes.
@@ -228,7 +231,9 @@ fn on_a_terminal(world: &World, line: &str) -> Option<Outcome> {
         .env("RW", world.path("bin/ringwall"))
         .env("TERM", "xterm")
         .env("SHELL", "/bin/sh");
-    Some(Outcome::from(command.stdin(Stdio::null()).output().unwrap()))
+    Some(Outcome::from(
+        command.stdin(Stdio::null()).output().expect("script(1) starts"),
+    ))
 }
 
 #[test]
@@ -445,7 +450,7 @@ fn another_root_file_system() {
 
 /// Returns whether this machine's busybox needs a loader, which a root of its own would lack.
 fn linked_dynamically() -> bool {
-    let bytes = fs::read("/usr/bin/busybox").unwrap();
+    let bytes = fs::read("/usr/bin/busybox").expect("a readable busybox");
     bytes.windows(10).any(|window| window == b"/ld-linux-")
 }
 
@@ -670,7 +675,7 @@ fn a_limit_that_cannot_be_enforced_names_its_alternatives() {
 
 /// [`report`], where the program's own words come before it.
 fn report_after(outcome: &Outcome, words: &str) -> Value {
-    let (_, rest) = outcome.err.split_once(words).unwrap();
+    let (_, rest) = outcome.err.split_once(words).expect("the words before the report");
     report(&Outcome {
         err: rest.to_owned(),
         ..outcome.clone()
@@ -786,7 +791,8 @@ fn running_sandboxes_are_listed_and_killed() {
         );
         let busy = world.ringwall(&["discard", "long"]);
         assert!(busy.code == 125 && busy.err.contains("running"), "{busy:?}");
-        world.ringwall(&["kill", "long"]).expect(0);
+        // `kill` may still answer "is just starting; try again".
+        eventually("the kill", || world.ringwall(&["kill", "long"]).code == 0);
         let outcome = ended(child);
         assert!(outcome.code == 137 && outcome.err.contains("killed"), "{outcome:?}");
         assert!(!listed().contains("\"long\""));
@@ -795,6 +801,34 @@ fn running_sandboxes_are_listed_and_killed() {
         world.ringwall(&["inspect", "no-such"]).expect(2);
         assert_eq!(world.ringwall(&["gc", "--dry-run"]).expect(0), "nothing left over\n");
         world.ringwall(&["gc"]).expect(0);
+    });
+}
+
+/// `ps` looks at a state directory that a run is just making; the run must not take that for another run of its name.
+#[test]
+fn listing_does_not_disturb_starting_runs() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    each_user(|world| {
+        let done = AtomicBool::new(false);
+        let failed: Vec<Outcome> = std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        world.ringwall(&["ps"]);
+                    }
+                });
+            }
+            let run = |n: usize| world.ringwall(&["run", "--name", &format!("n{n}"), "--", "true"]);
+            let failed = (0..100).map(run).filter(|outcome| outcome.code != 0).collect();
+            done.store(true, Ordering::Relaxed);
+            failed
+        });
+        assert!(
+            failed.is_empty(),
+            "{} of 100 runs failed: {:?}",
+            failed.len(),
+            failed[0]
+        );
     });
 }
 
@@ -886,11 +920,7 @@ fn a_shown_policy_gives_the_same_policy_back() {
 #[test]
 fn the_landlock_tier() {
     each_user(|world| {
-        let direct = world.path("direct");
-        fs::create_dir(&direct).unwrap();
-        world.hand_over(&direct);
         fs::write(world.path("home/secret"), "secret").unwrap();
-        let direct = direct.to_string_lossy().into_owned();
         let landlock = ["--isolation", "landlock"];
         let outcome = world.shell(
             &[&landlock[..], &["--report", "-"]].concat(),

@@ -55,11 +55,14 @@ pub(crate) fn execute(args: &CommitArgs) -> Result<ExitCode, Failure> {
 /// Finishes a commit that was killed while it tidied up: everything is applied, only its own files are left.
 fn finish(stored: StoredSandbox) -> Result<ExitCode, Failure> {
     let name = stored.name().clone();
-    if !stored.path().join("upper").exists() && !stored.path().join("journal.done").exists() {
+    // A run that was to capture has a description until its changes are settled; a name without a record is on its way out.
+    if stored.record().is_some_and(|record| record.changes == "none") {
         return Err(names::no_changes(&name));
     }
     ringwall_layer::sweep(stored.path(), LockHeld::assert(stored.lock())).map_err(Failure::own)?;
     stored.remove().map_err(Failure::own)?;
-    ui::note(&format!("{name} was committed; what was left of it is removed"));
+    ui::note(&format!(
+        "{name} has been settled before; what was left of it is removed"
+    ));
     Ok(ExitCode::SUCCESS)
 }

@@ -171,6 +171,13 @@ pub(crate) fn resolve(spec: &RunSpec, tier: Tier, state_dir: &Path, private: Opt
     for path in &policy.files.write {
         let host = HostPath::any("--write", path, &spec.current_dir)?;
         paths::check_state_apart(&host.path, state_dir)?;
+        if tier == Tier::Landlock && identity.is_range() && !paths::is_writable_by_others(&host.path) {
+            let why = format!(
+                "run by root, the program becomes another user there, who may not write to {}; let others write to it, or run as an ordinary user",
+                path.display()
+            );
+            return Err(PlanError::Tier { tier, why });
+        }
         placed.push(Placed::bind(host, paths::lexical(path, &spec.current_dir), false));
     }
     for mount in &policy.files.mounts {

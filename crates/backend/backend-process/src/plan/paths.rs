@@ -132,6 +132,11 @@ impl HostPath {
     }
 }
 
+/// Returns whether a user that is neither owner nor in the group may write to `path`.
+pub(crate) fn is_writable_by_others(path: &Path) -> bool {
+    rustix::fs::stat(path).is_ok_and(|stat| stat.st_mode & 0o002 != 0)
+}
+
 fn explain(error: &std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::NotFound => "does not exist".to_owned(),
