@@ -93,7 +93,10 @@ impl World {
             std::fs::create_dir(world.path(directory)).expect("a directory");
         }
         // The build directory may lie where the ordinary user can't reach it.
-        std::fs::copy(ringwall(), &world.binary).expect("a copy of the binary");
+        // A link where that is possible: a copy is busy (ETXTBSY) for as long as a process forked meanwhile holds it open for writing.
+        if std::fs::hard_link(ringwall(), &world.binary).is_err() {
+            std::fs::copy(ringwall(), &world.binary).expect("a copy of the binary");
+        }
         std::fs::set_permissions(world.base.path(), PermissionsExt::from_mode(0o755)).expect("permissions");
         std::fs::set_permissions(world.path("state"), PermissionsExt::from_mode(0o700)).expect("permissions");
         for directory in ["home", "project", "state"] {

@@ -1,5 +1,7 @@
 //! The confinement checks of `ringwall-attempts` in both tiers, as root and as an ordinary user, and the proof that each can fail.
 
+#![expect(clippy::print_stdout, reason = "what was skipped must be seen")]
+
 use std::path::PathBuf;
 use std::process::Command;
 

@@ -29,15 +29,14 @@ pub(crate) fn prepare(stored: &StoredSandbox, is_new: bool, plan: &Plan) -> Resu
         name: stored.name().clone(),
         why,
     };
-    if !is_new {
-        if stored
+    if !is_new
+        && stored
             .record()
             .is_some_and(|record| record.ended.is_none() && record.is_init_alive())
-        {
-            return Err(refuse(
-                "processes of its last run are still there; run `ringwall gc` first".to_owned(),
-            ));
-        }
+    {
+        return Err(refuse(
+            "processes of its last run are still there; run `ringwall gc` first".to_owned(),
+        ));
     }
     if let Some(private) = &plan.private {
         // A keeper killed between making it and writing its record leaves it behind under this very name.

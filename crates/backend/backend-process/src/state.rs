@@ -9,6 +9,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ringwall_types::{SandboxName, Tier};
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -20,6 +21,9 @@ use crate::kill_tree;
 
 /// Longest record read, in bytes.
 const MAX_RECORD_BYTES: u64 = 1 << 20;
+/// Times a lock is asked for, and the pause between: somebody who only looks (`ringwall ps`) holds it for a moment.
+const PATIENCE: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(2);
 /// Times a lock is tried again when the directory was removed under it.
 const MAX_TRIES: u32 = 16;
 
@@ -189,7 +193,7 @@ impl StateDir {
                 // Looked at on the way in only: an existing name was made under the same rule.
                 self.prepare()?;
             }
-            if let Some(stored) = self.lock(name, path.clone())? {
+            if let Some(stored) = self.lock(name, path.clone(), PATIENCE)? {
                 return Ok((stored, is_new));
             }
         }
@@ -205,12 +209,12 @@ impl StateDir {
         if !path.is_dir() {
             return Err(OpenStateError::Unknown { name: name.clone() });
         }
-        self.lock(name, path)?
+        self.lock(name, path, PATIENCE)?
             .ok_or_else(|| OpenStateError::Unknown { name: name.clone() })
     }
 
     /// Locks; `None` when the directory vanished meanwhile.
-    fn lock(&self, name: &SandboxName, path: PathBuf) -> Result<Option<StoredSandbox>, OpenStateError> {
+    fn lock(&self, name: &SandboxName, path: PathBuf, patience: u32) -> Result<Option<StoredSandbox>, OpenStateError> {
         let file = path.join("lock");
         let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let lock = match rustix::fs::open(&file, flags, Mode::RUSR | Mode::WUSR) {
@@ -218,10 +222,13 @@ impl StateDir {
             Err(Errno::NOENT) => return Ok(None),
             Err(error) => return Err(at(&file)(error)),
         };
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(OpenStateError::Busy { name: name.clone() }),
-            Err(error) => return Err(at(&file)(error)),
+        for attempt in 1..=patience {
+            match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(Errno::WOULDBLOCK) if attempt < patience => std::thread::sleep(PAUSE),
+                Err(Errno::WOULDBLOCK) => return Err(OpenStateError::Busy { name: name.clone() }),
+                Err(error) => return Err(at(&file)(error)),
+            }
         }
         // Another process may have removed the name between the open and the lock: then this locks nothing.
         let held = rustix::fs::fstat(&lock).map_err(at(&file))?;
@@ -266,7 +273,7 @@ impl StateDir {
         if !path.is_dir() {
             return Err(OpenStateError::Unknown { name: name.clone() });
         }
-        let is_locked = matches!(self.lock(name, path.clone()), Err(OpenStateError::Busy { .. }));
+        let is_locked = matches!(self.lock(name, path.clone(), 1), Err(OpenStateError::Busy { .. }));
         let record = read_record(&path);
         let state = match &record {
             _ if is_locked => RunState::Running,
