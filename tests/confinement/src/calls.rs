@@ -127,8 +127,9 @@ pub(crate) fn touch(bytes: usize) -> bool {
         return false;
     }
     for offset in (0..bytes).step_by(4096) {
-        // SAFETY: the offset is inside the mapping just made.
-        unsafe { memory.cast::<u8>().add(offset).write_volatile(1) };
+        let page = memory.cast::<u8>().wrapping_add(offset);
+        // SAFETY: the page is inside the mapping just made.
+        unsafe { page.write_volatile(1) };
     }
     true
 }

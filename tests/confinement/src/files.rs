@@ -404,7 +404,7 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
 ];
 
 pub(crate) fn at_fdcwd() -> usize {
-    libc::AT_FDCWD as isize as usize
+    (libc::AT_FDCWD as isize).cast_unsigned()
 }
 
 /// A path for what an attempt makes: in a directory that the sandbox may write to.

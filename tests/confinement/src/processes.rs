@@ -206,7 +206,7 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
     attempt(
         "kill-host",
         Ordinary,
-        || succeeded("kill", call(libc::SYS_kill, &[host_pid(), 0])),
+        || succeeded("kill", call(libc::SYS_kill, &[host_pid(), 18])),
         "signals to the host",
     ),
     attempt(
@@ -229,7 +229,7 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
                         } else {
                             outer_parent()
                         },
-                        0,
+                        18,
                     ],
                 ),
             )
@@ -429,11 +429,11 @@ fn outer_parent() -> usize {
 /// Signals the caller's own process group; the suite put the canary into the group that ringwall was started in.
 fn kill_group() -> Verdict {
     if std::env::var("RW_UNCONFINED").is_ok() {
-        return succeeded("kill the group", call(libc::SYS_kill, &[host_pid().wrapping_neg(), 0]));
+        return succeeded("kill the group", call(libc::SYS_kill, &[host_pid().wrapping_neg(), 18]));
     }
     // With a real signal: the suite sees whether the canary lives.
     let _ = call(libc::SYS_kill, &[0, 28]);
-    let canary = call(libc::SYS_kill, &[host_pid().wrapping_neg(), 0]);
+    let canary = call(libc::SYS_kill, &[host_pid().wrapping_neg(), 18]);
     succeeded("kill the group", canary)
 }
 

@@ -105,6 +105,8 @@ impl Launch<'_> {
         if let Some(cpus) = self.plan.limits.pin_cpus {
             ringwall_sys::process::pin_to_cpus(cpus).map_err(|error| format!("can't set the CPUs: {error}"))?;
         }
+        // Init is not dumpable, and so neither is its child until it executes: its /proc files would be root's.
+        drop(privilege::set_dumpable(true));
         // Of all processes of the host, these should go first when memory runs out. It may always be raised.
         drop(std::fs::write("/proc/self/oom_score_adj", "500"));
         rustix::process::chdir(&self.plan.workdir).map_err(|error| {
