@@ -14,6 +14,34 @@ const RELEASE: &str = "bookworm";
 /// Debian's keys (package debian-archive-keyring).
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
+/// Returns the mirror that the host's own apt has Debian's archive from: what comes before `/debian` in its sources.
+fn host_mirror() -> Result<String, TestbedError> {
+    let folder = Path::new("/etc/apt");
+    let mut files = vec![folder.join("sources.list")];
+    if let Ok(entries) = fs::read_dir(folder.join("sources.list.d")) {
+        files.extend(entries.flatten().map(|entry| entry.path()));
+    }
+    files
+        .iter()
+        .filter_map(|file| fs::read_to_string(file).ok())
+        .find_map(|text| mirror_in(&text))
+        .ok_or_else(|| {
+            let why = "no Debian archive in this machine's sources: name one with RINGWALL_DEBIAN_MIRROR";
+            at(folder)(std::io::Error::other(why))
+        })
+}
+
+/// Returns the first mirror of Debian's archive in a list of sources, of the one-line or the deb822 kind (sources.list(5)).
+fn mirror_in(text: &str) -> Option<String> {
+    text.lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .flat_map(str::split_ascii_whitespace)
+        .find_map(|word| {
+            let mirror = word.trim_end_matches('/').strip_suffix("/debian")?;
+            mirror.contains("://").then(|| mirror.to_owned())
+        })
+}
+
 /// A private apt for one architecture.
 #[derive(Debug)]
 pub(crate) struct Apt {
@@ -22,7 +50,8 @@ pub(crate) struct Apt {
 }
 
 impl Apt {
-    /// Writes the private configuration and fetches the package lists. `RINGWALL_DEBIAN_MIRROR` names another mirror.
+    /// Writes the private configuration and fetches the package lists, from the mirror that this machine's own apt uses or the one that
+    /// `RINGWALL_DEBIAN_MIRROR` names.
     ///
     /// # Errors
     /// [`TestbedError`]: a file, or apt (no network, a bad signature).
@@ -43,7 +72,10 @@ impl Apt {
             config: folder.join("apt.conf"),
             folder,
         };
-        let mirror = std::env::var("RINGWALL_DEBIAN_MIRROR").unwrap_or_else(|_| "http://deb.debian.org".to_owned());
+        let mirror = match std::env::var("RINGWALL_DEBIAN_MIRROR") {
+            Ok(mirror) => mirror,
+            Err(_) => host_mirror()?,
+        };
         apt.write("etc/sources.list", &sources(&mirror, arch))?;
         apt.write("state/status", "")?; // no package is installed: a download then brings all that is needed
         apt.write("apt.conf", &configuration(&apt.folder, arch))?;
@@ -227,5 +259,15 @@ mod tests {
             text.contains("http://mirror/debian-security bookworm-security main"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn the_mirror_is_found_in_both_kinds_of_lists() {
+        let old =
+            "# deb http://old.example/debian x main\ndeb [signed-by=/k] http://mirror.example/debian/ bookworm main\n";
+        let new = "Types: deb\nURIs: https://mirror.example/some/debian\nSuites: bookworm\n";
+        assert_eq!(super::mirror_in(old).as_deref(), Some("http://mirror.example"));
+        assert_eq!(super::mirror_in(new).as_deref(), Some("https://mirror.example/some"));
+        assert_eq!(super::mirror_in("deb http://mirror.example/ubuntu jammy main"), None);
     }
 }
