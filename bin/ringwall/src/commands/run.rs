@@ -27,6 +27,7 @@ pub(crate) fn execute(args: RunArgs) -> Result<ExitCode, Failure> {
         caller_env: std::env::vars_os().collect(),
         record_denials: args.report.is_some(),
         log_output: args.log,
+        guest: None,
     };
     // Opened before the run: a command must not run whose report then can't be written.
     let report_file = args.report.as_deref().map(open_report).transpose()?;

@@ -11,6 +11,7 @@ use ringwall_confine::landlock::Restriction;
 use ringwall_confine::lockdown::drop_privileges;
 use ringwall_confine::root::{self, BuildRootError, Sources};
 use ringwall_confine::view::{Entry, Source, View};
+use ringwall_sys::mount::{self, MountAttributes};
 use ringwall_sys::process::{Ended, Fork, Namespaces, Usage, Waited, exit_now, fork, kill, loopback_up, wait};
 use ringwall_sys::{pass_fd, privilege, signal};
 use ringwall_types::Tier;
@@ -41,6 +42,8 @@ pub(crate) struct Init<'a> {
     pub(crate) memory_size: Option<u64>,
     /// Whether to wait for the keeper's go (it maps ids, or puts init into control groups, first).
     pub(crate) waits: bool,
+    /// The agent's executable on a mount of its own, once it is made.
+    pub(crate) agent: Option<OwnedFd>,
 }
 
 /// What kept the sandbox from being made: only the machine's lack makes `auto` look for another tier, never something about a path.
@@ -111,7 +114,12 @@ impl Init<'_> {
                 .then(|| self.plan.identity.outside()),
             since: built,
             timed: self.timed,
+            agent: self.agent.take(),
         };
+        if self.plan.guest.is_some() {
+            // The agent takes init's place: the first process of a pid namespace can't be killed from within.
+            launch.go()
+        }
         match fork(Namespaces::NONE).map_err(|error| format!("can't fork: {error}"))? {
             Fork::Child => {
                 if self.plan.tier == Tier::Landlock {
@@ -174,8 +182,19 @@ impl Init<'_> {
         if !plan.host_network {
             loopback_up().map_err(|error| format!("can't bring the loopback device up: {error}"))?;
         }
+        if let Some(guest) = &plan.guest {
+            self.agent =
+                Some(read_only(guest.agent.as_fd()).map_err(|error| format!("can't hold the agent: {error}"))?);
+        }
         root::build(sources).map_err(StartFailure::of_root)?;
         let terminal = self.open_terminal()?;
+        if let (Some(guest), true) = (&plan.guest, plan.identity.is_range()) {
+            // Last while it can be done: the change of user takes the right to it.
+            privilege::drop_bounding_set().map_err(|error| format!("can't drop the bounding set: {error}"))?;
+            privilege::become_user(guest.user, guest.user)
+                .map_err(|error| format!("can't become the sandbox's user: {error}"))?;
+            self.tie_to_keeper()?;
+        }
         drop_privileges().map_err(chain)?;
         privilege::set_dumpable(false).map_err(|error| format!("can't hide init: {error}"))?;
         Ok(terminal)
@@ -219,9 +238,10 @@ impl Init<'_> {
             } else {
                 captured.path.clone()
             };
-            let lower = source(captured);
+            let mut lowers = vec![source(captured)];
+            lowers.extend(self.plan.lowers_below.iter().map(&mut source));
             entries.push(Entry::Captured {
-                lower,
+                lowers,
                 layer: source(layer),
                 path,
             });
@@ -332,4 +352,12 @@ impl Init<'_> {
             }
         }
     }
+}
+
+/// Clones the mount at an executable, read-only: whoever gets hold of it inside, say by /proc/PID/exe, can't write to the host's file.
+fn read_only(executable: BorrowedFd<'_>) -> std::io::Result<OwnedFd> {
+    let tree = mount::clone_tree(executable, false)?;
+    let attributes = MountAttributes::READ_ONLY.and(MountAttributes::NO_SUID);
+    mount::change_attributes_at(tree.as_fd(), attributes, false)?;
+    Ok(tree)
 }

@@ -21,6 +21,7 @@ use crate::control::Message;
 use crate::denials::Denials;
 use crate::disk_watch::DiskWatch;
 use crate::error::{RunError, keeper};
+use crate::guest_sockets::GuestSockets;
 use crate::init::Init;
 use crate::kill_tree::{kill_session, stat};
 use crate::plan::{self, HostPath, Plan};
@@ -43,7 +44,7 @@ const SIGWINCH: i32 = 28;
 /// Signals passed on to the program as they are.
 const FORWARDED: [i32; 7] = [SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGTERM, SIGCONT];
 /// The real-time signal by which `ringwall kill` asks a keeper to end its sandbox.
-pub(crate) const KILL_REQUEST: i32 = 40;
+pub const KILL_REQUEST: i32 = 40;
 /// How long the program has between the polite signal and the last one when its time is up.
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -158,6 +159,17 @@ fn run_in_tier(spec: &RunSpec, tier: Tier, state: &StateDir) -> Result<Report, R
             return Err(error);
         }
     };
+    let sockets = match (&spec.guest, &mut plan.guest) {
+        (Some(guest), Some(planned)) => {
+            let sockets = GuestSockets::bind(stored.path()).map_err(keeper("make the agent's sockets"))?;
+            plan.arguments.extend(sockets.arguments());
+            planned.descriptors.extend(sockets.descriptors());
+            rustix::io::write(&guest.ready, b"b")
+                .map_err(|error| keeper("say that the sockets are there")(error.into()))?;
+            Some(sockets)
+        }
+        _ => None,
+    };
     timings.state_us = micros(prepared);
 
     let mut keeper = Keeper {
@@ -174,6 +186,7 @@ fn run_in_tier(spec: &RunSpec, tier: Tier, state: &StateDir) -> Result<Report, R
         stop: None,
         finished: None,
         failure: None,
+        sockets,
     };
     let result = keeper.run();
     keeper.clean_up_processes();
@@ -228,6 +241,8 @@ pub(crate) struct Keeper<'a> {
     stop: Option<Stop>,
     finished: Option<(Ended, process::Usage)>,
     failure: Option<Failure>,
+    /// Held until init has them: a connection that comes too early waits, one that comes too late is refused.
+    sockets: Option<GuestSockets>,
 }
 
 impl Keeper<'_> {
@@ -276,6 +291,7 @@ impl Keeper<'_> {
                     timed: self.spec.record_denials,
                     memory_size: self.plan.limits.disk,
                     waits,
+                    agent: None,
                 };
                 init.run()
             }
@@ -290,9 +306,10 @@ impl Keeper<'_> {
         }
         drop(init_end);
         drop(write_ends);
+        self.sockets = None;
         self.timings.clone_us = micros(cloned);
-        if self.plan.tier == Tier::Landlock {
-            // No pid namespace ends with init here: gc must know the session.
+        if self.plan.tier == Tier::Landlock || self.plan.guest.is_some() {
+            // No pid namespace ends with init in the landlock tier: gc must know the session. A guest is frozen by its first process.
             self.write_record(None)?;
         }
         if waits {

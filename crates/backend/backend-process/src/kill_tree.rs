@@ -15,6 +15,8 @@ const MAX_ROUNDS: u32 = 1000;
 pub(crate) struct Stat {
     /// Its state letter.
     pub(crate) state: u8,
+    /// Its parent's pid.
+    pub(crate) parent: i32,
     /// Its session.
     pub(crate) session: i32,
     /// When it started, in clock ticks since boot; with the pid this names a process for good.
@@ -26,15 +28,17 @@ pub(crate) fn stat(pid: i32) -> Option<Stat> {
     parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-fn parse_stat(text: &str) -> Option<Stat> {
+pub(crate) fn parse_stat(text: &str) -> Option<Stat> {
     // The name, in parentheses, may itself hold parentheses and spaces: what counts is behind the last one.
     let rest = text.get(text.rfind(')')? + 1..)?;
     let mut fields = rest.split_ascii_whitespace();
     let state = *fields.next()?.as_bytes().first()?;
-    let session = fields.nth(2)?.parse().ok()?;
+    let parent = fields.next()?.parse().ok()?;
+    let session = fields.nth(1)?.parse().ok()?;
     let start_time = fields.nth(15)?.parse().ok()?;
     Some(Stat {
         state,
+        parent,
         session,
         start_time,
     })
@@ -84,6 +88,7 @@ mod tests {
             parse_stat(text),
             Some(Stat {
                 state: b'S',
+                parent: 1,
                 session: 7,
                 start_time: 4242
             })

@@ -1,7 +1,7 @@
 //! From the fork off init to the program: terminal, limits, Landlock, seccomp, exec. Nothing here comes back.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -9,7 +9,7 @@ use std::time::Instant;
 use ringwall_confine::landlock::{self, Restriction};
 use ringwall_confine::lockdown::{apply_rlimits, drop_privileges};
 use ringwall_sys::exec::Image;
-use ringwall_sys::process::{Rlimit, close_on_exec_from, exit_now};
+use ringwall_sys::process::{Rlimit, close_on_exec_from, exit_now, keep_on_exec};
 use ringwall_sys::{pass_fd, privilege, signal};
 
 use ringwall_types::Tier;
@@ -45,6 +45,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) since: Instant,
     /// Whether the keeper wants to know how long it took.
     pub(crate) timed: bool,
+    /// The agent's executable, for a guest.
+    pub(crate) agent: Option<OwnedFd>,
 }
 
 impl Launch<'_> {
@@ -58,7 +60,12 @@ impl Launch<'_> {
             failed(why);
         }
         let image = Image::new(self.plan.arguments.clone(), self.plan.environment.clone());
-        let candidates = candidates(&self.plan.arguments, &self.plan.search_path);
+        let candidates = match &self.agent {
+            Some(agent) => CString::new(format!("/proc/self/fd/{}", agent.as_raw_fd()))
+                .into_iter()
+                .collect(),
+            None => candidates(&self.plan.arguments, &self.plan.search_path),
+        };
         if self.timed {
             let us = u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX);
             drop(pass_fd::send(self.control, &Message::Executing(us).encode(), &[]));
@@ -96,6 +103,8 @@ impl Launch<'_> {
     fn prepare(&self) -> Result<(), String> {
         // A process group of its own in either case: kill(0, …) must not reach ours, and signals are forwarded to the group.
         match self.plan.tier {
+            // Init leads a session already.
+            Tier::Namespace if self.agent.is_some() => Ok(()),
             Tier::Namespace => rustix::process::setsid().map(drop),
             Tier::Landlock => rustix::process::setpgid(None, None),
         }
@@ -107,8 +116,11 @@ impl Launch<'_> {
         }
         // Init is not dumpable, and so neither is its child until it executes: its /proc files would be root's.
         drop(privilege::set_dumpable(true));
-        // Of all processes of the host, these should go first when memory runs out. It may always be raised.
-        drop(std::fs::write("/proc/self/oom_score_adj", "500"));
+        if self.agent.is_none() {
+            // Of all processes of the host, these should go first when memory runs out. It may always be raised; an agent raises it for
+            // those it starts.
+            drop(std::fs::write("/proc/self/oom_score_adj", "500"));
+        }
         rustix::process::chdir(&self.plan.workdir).map_err(|error| {
             format!(
                 "can't enter the working directory {} inside the sandbox: {error}",
@@ -138,6 +150,9 @@ impl Launch<'_> {
         }
         signal::restore_defaults().map_err(|error| format!("can't reset signals: {error}"))?;
         close_on_exec_from(3).map_err(|error| format!("can't close what was inherited: {error}"))?;
+        for &fd in self.plan.guest.iter().flat_map(|guest| &guest.descriptors) {
+            keep_on_exec(fd).map_err(|error| format!("can't pass a descriptor on: {error}"))?;
+        }
         if let Some(rules) = rules {
             landlock::enforce(rules).map_err(chain)?;
         }

@@ -17,8 +17,8 @@ use crate::state::StoredSandbox;
 /// A run's layer.
 #[derive(Debug)]
 pub(crate) struct Layer {
-    /// The capture.
-    pub(crate) capture: Capture,
+    /// The capture; a guest has none: its layer has no one target that it could be committed to.
+    pub(crate) capture: Option<Capture>,
     /// Its directory, found and identified.
     pub(crate) host: HostPath,
 }
@@ -44,6 +44,16 @@ pub(crate) fn prepare(stored: &StoredSandbox, is_new: bool, plan: &Plan) -> Resu
     }
     protections::make_private(plan)?;
     let Some(target) = &plan.captured else { return Ok(None) };
+    if plan.guest.is_some() {
+        for directory in ["upper", "work"] {
+            match rustix::fs::mkdir(stored.path().join(directory), rustix::fs::Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(error) => return Err(keeper("make the writable layer")(error.into())),
+            }
+        }
+        renew_work(stored)?;
+        return found(stored, None).map(Some);
+    }
     let capture = match if is_new {
         Err(None)
     } else {
@@ -84,6 +94,11 @@ pub(crate) fn prepare(stored: &StoredSandbox, is_new: bool, plan: &Plan) -> Resu
         }
         Err(Some(error)) => return Err(refuse(crate::launch::chain(error))),
     };
+    found(stored, Some(capture)).map(Some)
+}
+
+/// Identifies the directory of a layer.
+fn found(stored: &StoredSandbox, capture: Option<Capture>) -> Result<Layer, RunError> {
     let metadata = std::fs::symlink_metadata(stored.path()).map_err(keeper("look at the layer"))?;
     // Canonical, as every path that is opened without following links must be.
     let path = std::fs::canonicalize(stored.path()).map_err(keeper("look at the layer"))?;
@@ -92,7 +107,7 @@ pub(crate) fn prepare(stored: &StoredSandbox, is_new: bool, plan: &Plan) -> Resu
         id: (metadata.dev(), metadata.ino()),
         is_dir: true,
     };
-    Ok(Some(Layer { capture, host }))
+    Ok(Layer { capture, host })
 }
 
 /// Makes the overlay's work directory anew: it still says that the last mount was volatile, which refuses the next one.
@@ -154,7 +169,9 @@ pub(crate) fn settle(
     exit_code: i32,
     notes: &mut Vec<String>,
 ) -> Result<Option<ChangeSummary>, RunError> {
-    let Some(layer) = layer else { return Ok(None) };
+    let Some(capture) = layer.and_then(|layer| layer.capture.as_mut()) else {
+        return Ok(None);
+    };
     let summarize = |capture: &Capture, state: &str, notes: &mut Vec<String>| match capture.scan() {
         Ok(scan) => {
             let summary = scan.summary();
@@ -180,13 +197,10 @@ pub(crate) fn settle(
     match keeper.plan().changes {
         Changes::Discard | Changes::None => Ok(None),
         // What can't be read is kept: losing it is the one thing that can't be mended.
-        _ if layer.capture.is_empty().unwrap_or(false) => Ok(None),
+        _ if capture.is_empty().unwrap_or(false) => Ok(None),
         Changes::Commit if exit_code == 0 => {
-            let mut summary = summarize(&layer.capture, "committed", notes);
-            match layer
-                .capture
-                .commit(LockHeld::assert(stored.lock()), CommitOptions::default())
-            {
+            let mut summary = summarize(capture, "committed", notes);
+            match capture.commit(LockHeld::assert(stored.lock()), CommitOptions::default()) {
                 Ok(report) => {
                     for stripped in report.stripped {
                         notes.push(format!(
@@ -205,15 +219,14 @@ pub(crate) fn settle(
             }
             Ok(Some(summary))
         }
-        Changes::Keep | Changes::Commit => Ok(Some(summarize(&layer.capture, "kept", notes))),
+        Changes::Keep | Changes::Commit => Ok(Some(summarize(capture, "kept", notes))),
     }
 }
 
 /// Throws a name and its layer away.
 pub(crate) fn discard(stored: StoredSandbox, layer: Option<Layer>) -> Result<(), String> {
-    if let Some(layer) = layer {
-        layer
-            .capture
+    if let Some(capture) = layer.and_then(|layer| layer.capture) {
+        capture
             .discard(LockHeld::assert(stored.lock()))
             .map_err(crate::launch::chain)?;
     }

@@ -83,7 +83,7 @@ pub struct Record {
     pub keeper: i32,
     /// When the keeper started, in clock ticks since boot.
     pub keeper_start: u64,
-    /// The first process of the sandbox, in the landlock tier; 0 elsewhere, where it can't outlive its keeper.
+    /// The first process of the sandbox, in the landlock tier and of a sandbox that serves; 0 elsewhere.
     pub init: i32,
     /// When the first process started, in clock ticks since boot.
     pub init_start: u64,
@@ -134,6 +134,12 @@ impl StateDir {
             .or_else(|| Some(absolute("HOME")?.join(".local/state/ringwall")))
             .ok_or(OpenStateError::NoPlace)?;
         Ok(StateDir { path })
+    }
+
+    /// Takes a directory of the caller's choice, for sandboxes that are kept apart from those of `ringwall run`.
+    #[must_use]
+    pub fn at(path: PathBuf) -> Self {
+        StateDir { path }
     }
 
     /// Returns its path.

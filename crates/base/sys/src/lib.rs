@@ -1,12 +1,15 @@
 //! Raw Linux calls that `rustix` has no safe form of: the home of unsafe code. Each file wraps one family and exposes safe functions.
 
 pub mod exec;
+pub mod inherited;
 pub mod mount;
 pub mod notify;
 pub mod pass_fd;
 pub mod privilege;
 pub mod process;
+pub mod session;
 pub mod signal;
+pub mod signal_sender;
 
 use std::io;
 

@@ -144,6 +144,15 @@ pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOEXEC) }).map(drop)
 }
 
+/// Lets a descriptor survive an exec.
+///
+/// # Errors
+/// What fcntl(2) says; `EBADF` when it is not open.
+pub fn keep_on_exec(fd: i32) -> io::Result<()> {
+    // SAFETY: only a flag of the descriptor changes.
+    check(libc::c_long::from(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) })).map(drop)
+}
+
 /// Sends a signal to a process, or with a negative pid to a process group (kill(2)).
 ///
 /// # Errors

@@ -140,7 +140,13 @@ impl Sources {
                         .map_err(step("protect", entry.path()))?;
                     vec![Held::Detached(tree)]
                 }
-                Entry::Captured { lower, layer, .. } => vec![take(lower)?, take(layer)?],
+                Entry::Captured { lowers, layer, .. } => {
+                    let mut held = vec![take(layer)?];
+                    for lower in lowers {
+                        held.push(take(lower)?);
+                    }
+                    held
+                }
                 _ => Vec::new(),
             };
             entries.push((entry, held));
@@ -435,7 +441,7 @@ fn place_one(entry: &Entry, held: &[Held], point: &std::ffi::CStr, stand_ins: &s
         (Entry::Bind { path, .. }, [Held::Detached(tree)]) => {
             mount::attach(tree.as_fd(), point).map_err(step("attach", path))
         }
-        (Entry::Captured { path, .. }, [lower, layer]) => capture(path, lower, layer, point),
+        (Entry::Captured { path, .. }, [layer, lowers @ ..]) => capture(path, lowers, layer, point),
         (Entry::Hidden { path, is_dir }, _) => {
             let stand_in = format!("{stand_ins}/{}", if *is_dir { "dir" } else { "file" });
             mount::bind(&CString::new(stand_in).unwrap_or_default(), point).map_err(step("hide", path))
@@ -445,7 +451,7 @@ fn place_one(entry: &Entry, held: &[Held], point: &std::ffi::CStr, stand_ins: &s
 }
 
 /// Mounts an overlay whose layers are named through /proc, so that no character of a path can mean something to overlayfs.
-fn capture(path: &Path, lower: &Held, layer: &Held, point: &std::ffi::CStr) -> Result<(), BuildRootError> {
+fn capture(path: &Path, lowers: &[Held], layer: &Held, point: &std::ffi::CStr) -> Result<(), BuildRootError> {
     // Before Linux 6.15 overlayfs takes only layers that are attached in this namespace: a detached one is attached on the mount
     // point itself, one upon the other, and covered by the result.
     let name = |held: &Held| -> Result<i32, BuildRootError> {
@@ -459,10 +465,14 @@ fn capture(path: &Path, lower: &Held, layer: &Held, point: &std::ffi::CStr) -> R
     };
     // Volatile (Linux 5.10): without it the end of the mount syncs the whole file system that holds the layer, tens of milliseconds on a
     // busy disk. What must survive a power cut is committed, and a commit syncs its own copies.
-    let lower_fd = name(lower)?;
+    let mut lower_names = Vec::with_capacity(lowers.len());
+    for lower in lowers {
+        lower_names.push(format!("/proc/self/fd/{}", name(lower)?));
+    }
+    let lower_names = lower_names.join(":");
     let layer_fd = name(layer)?;
     let options = format!(
-        "userxattr,volatile,lowerdir=/proc/self/fd/{lower_fd},upperdir=/proc/self/fd/{layer_fd}/upper,workdir=/proc/self/fd/{layer_fd}/work"
+        "userxattr,volatile,lowerdir={lower_names},upperdir=/proc/self/fd/{layer_fd}/upper,workdir=/proc/self/fd/{layer_fd}/work"
     );
     let options = CString::new(options).unwrap_or_default();
     mount::mount(c"overlay", point, c"overlay", MS_NOSUID | MS_NODEV, &options).map_err(|source| {

@@ -56,8 +56,8 @@ pub enum Entry {
     },
     /// A directory whose writes are captured.
     Captured {
-        /// The read-only lower directory.
-        lower: Source,
+        /// The read-only lower directories, the topmost first; never empty.
+        lowers: Vec<Source>,
         /// The directory that holds `upper` and `work`.
         layer: Source,
         /// Where the result is seen; `/` for a root file system.

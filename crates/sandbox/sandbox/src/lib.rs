@@ -4,10 +4,11 @@
 
 mod backend;
 mod report;
+pub mod service;
 mod spec;
 
 pub use backend::{Backend, Unavailable};
 pub use report::{
     ChangeSummary, Denial, ExitReason, Exposed, LimitReport, Protection, REPORT_VERSION, Report, Timings, Usage,
 };
-pub use spec::RunSpec;
+pub use spec::{Guest, RunSpec};

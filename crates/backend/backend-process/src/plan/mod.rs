@@ -2,6 +2,7 @@
 //! refused is refused here, before anything is made.
 
 mod environment;
+mod guest;
 mod home_tools;
 mod paths;
 mod system;
@@ -17,7 +18,9 @@ use thiserror::Error;
 
 use crate::identity::Identity;
 use crate::limits::LimitPlan;
+pub use guest::SYSTEM_TREES;
 pub(crate) use paths::{HostPath, Placed};
+pub use system::configuration as system_configuration;
 
 /// A request that can't be met as asked.
 #[derive(Debug, Error)]
@@ -73,6 +76,10 @@ pub(crate) struct Plan {
     pub(crate) changes: Changes,
     /// The directory whose writes are captured, if any.
     pub(crate) captured: Option<HostPath>,
+    /// Layers below `captured`, the topmost first: a guest's root is a stack.
+    pub(crate) lowers_below: Vec<HostPath>,
+    /// Set when the command is an agent that becomes the first process.
+    pub(crate) guest: Option<guest::GuestPlan>,
     /// Whether the captured directory is the whole root.
     pub(crate) is_root_captured: bool,
     /// Everything else that is visible.
@@ -108,6 +115,9 @@ pub(crate) struct Plan {
 ///
 /// `private` is a directory of the sandbox's own on the host, for a tier that has no memory file system to put one on.
 pub(crate) fn resolve(spec: &RunSpec, tier: Tier, state_dir: &Path, private: Option<&Path>) -> Result<Plan, PlanError> {
+    if let Some(guest) = &spec.guest {
+        return guest::resolve(spec, guest, tier);
+    }
     let policy = &spec.policy;
     let identity = Identity::choose();
     let home = environment::home(&spec.caller_env);
@@ -254,6 +264,8 @@ pub(crate) fn resolve(spec: &RunSpec, tier: Tier, state_dir: &Path, private: Opt
         identity,
         changes,
         is_root_captured: rootfs.is_some() && captured.is_some(),
+        lowers_below: Vec::new(),
+        guest: None,
         has_own_root: rootfs.is_some(),
         private: private.map(Path::to_owned),
         captured,
@@ -277,7 +289,7 @@ impl Plan {
             .captured
             .iter()
             .zip(layer)
-            .flat_map(|(lower, layer)| [lower, layer]);
+            .flat_map(|(lower, layer)| [lower].into_iter().chain(&self.lowers_below).chain([layer]));
         let bound = self.placed.iter().filter_map(|placed| match placed {
             Placed::Bind { host, .. } => Some(host),
             _ => None,

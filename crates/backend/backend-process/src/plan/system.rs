@@ -59,6 +59,13 @@ const PROC_FILES: [&str; 10] = [
     "/proc/self",
 ];
 
+/// Returns the configuration files and directories of the host that programs need and that hold no secrets, as far as they exist.
+#[must_use]
+pub fn configuration() -> Vec<PathBuf> {
+    let paths = ETC.iter().map(|entry| Path::new("/etc").join(entry));
+    paths.filter(|path| path.exists()).collect()
+}
+
 /// Returns whether the system tree shows a (canonical) path anyway.
 pub(crate) fn shows(path: &Path) -> bool {
     PROGRAM_TREES.iter().any(|tree| path.starts_with(tree))

@@ -1,0 +1,184 @@
+//! Stops every process of a sandbox and lets them go on, from outside.
+//!
+//! With stop signals, which need no privilege: the sandbox's first process is stopped before all others, so that nothing new is started
+//! by it, and then all its descendants, in passes, until two passes in a row find the same processes and every thread of each of them
+//! stopped. A stopped process makes no child, and orphans become children of the first process, so the second pass is the proof that
+//! nothing was missed. What was stopped before stays stopped after [`thaw`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use ringwall_sys::process::kill;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::kill_tree;
+use crate::state::Record;
+
+const SIGCONT: i32 = 18;
+const SIGSTOP: i32 = 19;
+
+/// How long processes have to stop: one in an uninterruptible wait stops when that ends.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a thaw must know.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Frozen {
+    /// Processes that were stopped by their own wish.
+    pub already_stopped: BTreeSet<i32>,
+    /// How many processes were stopped.
+    pub count: usize,
+}
+
+/// A sandbox that can't be frozen.
+#[derive(Debug, Error)]
+pub enum FreezeError {
+    /// It does not run.
+    #[error("it does not run")]
+    NotRunning,
+    /// A process does not stop.
+    #[error("process {pid} does not stop (state {state}); the others go on")]
+    Stuck {
+        /// Which.
+        pid: i32,
+        /// Its state letter (proc_pid_stat(5)).
+        state: char,
+    },
+}
+
+/// Stops everything in the sandbox that `record` is about.
+///
+/// # Errors
+/// When it does not run or a process does not stop; then everything goes on.
+pub fn freeze(record: &Record) -> Result<Frozen, FreezeError> {
+    if !record.is_init_alive() {
+        return Err(FreezeError::NotRunning);
+    }
+    let init = record.init;
+    let mut frozen = Frozen {
+        already_stopped: descendants(init)
+            .into_iter()
+            .filter(|&pid| running_thread(pid).is_none())
+            .collect(),
+        count: 0,
+    };
+    frozen.already_stopped.remove(&init);
+    drop(kill(init, SIGSTOP));
+    let begun = Instant::now();
+    let mut proven: Option<BTreeSet<i32>> = None;
+    loop {
+        let all = descendants(init);
+        let moving: Vec<(i32, char)> = all
+            .iter()
+            .filter_map(|&pid| Some((pid, running_thread(pid)?)))
+            .collect();
+        if moving.is_empty() {
+            if proven.as_ref() == Some(&all) {
+                frozen.count = all.len();
+                return Ok(frozen);
+            }
+            proven = Some(all);
+            continue;
+        }
+        proven = None;
+        if begun.elapsed() > PATIENCE {
+            let (pid, state) = moving[0];
+            thaw(record, &frozen);
+            return Err(FreezeError::Stuck { pid, state });
+        }
+        for (pid, _) in moving {
+            drop(kill(pid, SIGSTOP));
+        }
+        sleep(Duration::from_micros(200));
+    }
+}
+
+/// Lets everything that [`freeze`] stopped go on; the first process last, so that it sees the others run.
+pub fn thaw(record: &Record, frozen: &Frozen) {
+    if !record.is_init_alive() {
+        return;
+    }
+    for pid in descendants(record.init) {
+        if pid != record.init && !frozen.already_stopped.contains(&pid) {
+            drop(kill(pid, SIGCONT));
+        }
+    }
+    drop(kill(record.init, SIGCONT));
+}
+
+/// Returns the process and everything that descends from it.
+fn descendants(root: i32) -> BTreeSet<i32> {
+    let mut found = BTreeSet::from([root]);
+    let mut pending = vec![root];
+    while let Some(pid) = pending.pop() {
+        let Some(children) = children(pid) else {
+            // Without CONFIG_PROC_CHILDREN: by every process's parent.
+            return descendants_by_parent(root);
+        };
+        for child in children {
+            if found.insert(child) {
+                pending.push(child);
+            }
+        }
+    }
+    found
+}
+
+/// Reads the children of all threads of a process; `None` when this kernel does not tell.
+fn children(pid: i32) -> Option<Vec<i32>> {
+    let mut all = Vec::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        match fs::read_to_string(task.path().join("children")) {
+            Ok(text) => all.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && task.path().exists() => return None,
+            // The thread has ended.
+            Err(_) => {}
+        }
+    }
+    Some(all)
+}
+
+fn descendants_by_parent(root: i32) -> BTreeSet<i32> {
+    let mut by_parent: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        if let Some(stat) = kill_tree::stat(pid) {
+            by_parent.entry(stat.parent).or_default().push(pid);
+        }
+    }
+    let mut found = BTreeSet::from([root]);
+    let mut pending = vec![root];
+    while let Some(pid) = pending.pop() {
+        for &child in by_parent.get(&pid).into_iter().flatten() {
+            if found.insert(child) {
+                pending.push(child);
+            }
+        }
+    }
+    found
+}
+
+/// Returns the state of a thread that is not stopped, if there is one. Stopped, traced, dead and zombie threads run nothing.
+fn running_thread(pid: i32) -> Option<char> {
+    for task in fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        if let Ok(text) = fs::read_to_string(task.path().join("stat"))
+            && let Some(stat) = kill_tree::parse_stat(&text)
+            && !matches!(stat.state, b'T' | b't' | b'Z' | b'X')
+        {
+            return Some(char::from(stat.state));
+        }
+    }
+    None
+}

@@ -1,0 +1,37 @@
+//! Starting a program as the leader of its own session, with or without a terminal.
+#![expect(
+    unsafe_code,
+    reason = "code between fork and exec must be async-signal-safe, which no type can say"
+)]
+
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+/// Where the program's terminal is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Terminal {
+    /// It has none.
+    None,
+    /// Its standard input is one, to become the controlling terminal.
+    Stdin,
+}
+
+/// Makes the program the leader of a new session and process group, with signals as a program expects them: those to the group reach all
+/// that it starts, and none to ours reach it.
+pub fn lead_new_session(command: &mut Command, terminal: Terminal) {
+    let prepare = move || {
+        // std's Command hands the caller's signal mask on: a program that can't be asked to end would be left.
+        crate::signal::restore_defaults()?;
+        rustix::process::setsid()?;
+        if terminal == Terminal::Stdin {
+            // SAFETY: TIOCSCTTY takes an integer; 0 is the standard input, which std has put in place before this runs.
+            if unsafe { libc::ioctl(0, libc::TIOCSCTTY as libc::Ioctl, 0) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: `prepare` only makes system calls: it allocates nothing and takes no lock, so it may run between fork and exec.
+    unsafe { command.pre_exec(prepare) };
+}

@@ -1,0 +1,123 @@
+//! A sandbox as the node holds it in memory: its record, its keeper, and the lock that makes its transitions one at a time.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ringwall_sandbox::service::{Metrics, PauseMode, SandboxInfo, SandboxState, ServiceError};
+
+use crate::keeper::Keeper;
+use crate::record::{Phase, SandboxRecord};
+use crate::store::{Store, Table};
+
+/// One sandbox.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) id: String,
+    record: Mutex<SandboxRecord>,
+    keeper: Mutex<Option<Arc<Keeper>>>,
+    /// Held for the length of a transition.
+    pub(crate) transition: tokio::sync::Mutex<()>,
+    /// Newest last.
+    pub(crate) metrics: Mutex<std::collections::VecDeque<Metrics>>,
+}
+
+impl Live {
+    pub(crate) fn new(record: SandboxRecord) -> Arc<Self> {
+        Arc::new(Live {
+            id: record.id.clone(),
+            record: Mutex::new(record),
+            keeper: Mutex::new(None),
+            transition: tokio::sync::Mutex::new(()),
+            metrics: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn record(&self) -> SandboxRecord {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Looks at the record without copying it.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&SandboxRecord) -> T) -> T {
+        look(&self.record.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes the record: on disk first, then here.
+    pub(crate) fn change(&self, store: &Store, change: impl FnOnce(&mut SandboxRecord)) -> Result<(), ServiceError> {
+        let mut held = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut record = held.clone();
+        change(&mut record);
+        store
+            .put(Table::Sandboxes, &self.id, &record)
+            .map_err(ServiceError::internal("can't write the sandbox's record"))?;
+        *held = record;
+        Ok(())
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.look(|record| record.phase.clone())
+    }
+
+    pub(crate) fn keeper(&self) -> Option<Arc<Keeper>> {
+        self.keeper.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_keeper(&self, keeper: Option<Arc<Keeper>>) {
+        *self.keeper.lock().unwrap_or_else(PoisonError::into_inner) = keeper;
+    }
+
+    /// What callers are told.
+    pub(crate) fn info(&self, facts: &Facts) -> SandboxInfo {
+        self.look(|record| {
+            let pause_mode = match record.phase {
+                Phase::Paused(mode) => Some(mode),
+                Phase::Pausing => Some(PauseMode::Full),
+                _ => None,
+            };
+            SandboxInfo {
+                id: record.id.clone(),
+                template_id: record.template_id.clone(),
+                template_name: record.template_name.clone(),
+                started_ms: record.started_ms,
+                end_ms: record.end_ms,
+                state: if pause_mode.is_some() {
+                    SandboxState::Paused
+                } else {
+                    SandboxState::Running
+                },
+                pause_mode,
+                on_timeout: record.on_timeout,
+                auto_resume: record.auto_resume,
+                metadata: record.metadata.clone(),
+                token: record.token.clone(),
+                traffic_token: record.traffic_token.clone(),
+                network: record.network.clone(),
+                cpu_count: facts.cpu_count,
+                memory_mb: facts.memory_mb,
+                disk_mb: facts.disk_mb,
+                tier: ringwall_types::Tier::Namespace,
+            }
+        })
+    }
+}
+
+/// What every sandbox may use, as told to callers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Facts {
+    pub(crate) cpu_count: u32,
+    pub(crate) memory_mb: u64,
+    pub(crate) disk_mb: u64,
+}
+
+impl Facts {
+    /// The limits where there are some, else what the machine has.
+    pub(crate) fn read(limits: &ringwall_policy::Limits, directory: &std::path::Path) -> Self {
+        let cpus = std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1));
+        let info = rustix::system::sysinfo();
+        let memory = info.totalram.saturating_mul(u64::from(info.mem_unit));
+        let disk = rustix::fs::statvfs(directory).map_or(0, |found| found.f_blocks.saturating_mul(found.f_frsize));
+        Facts {
+            cpu_count: limits.cpus.map_or(cpus, |share| share.millis.div_ceil(1000)),
+            memory_mb: limits.memory.map_or(memory, |size| size.0) >> 20,
+            disk_mb: limits.disk.map_or(disk, |size| size.0) >> 20,
+        }
+    }
+}
