@@ -22,6 +22,7 @@ mod users;
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use crate::agent::Agent;
@@ -31,6 +32,10 @@ use crate::arguments::{Arguments, ArgumentsError};
 const EXIT_USAGE: u8 = 2;
 /// Exit code for a failure of the agent itself.
 const EXIT_FAILURE: u8 = 125;
+/// Threads for file I/O.
+const BLOCKING_THREADS: usize = 2;
+/// How long they stay when idle: a century, so that none is ever started later.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// Enough for file I/O, which is all that runs on these threads.
 const BLOCKING_STACK_BYTES: usize = 256 * 1024;
 
@@ -78,15 +83,26 @@ fn run(arguments: Vec<OsString>) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
-        .max_blocking_threads(2)
-        .thread_keep_alive(Duration::from_secs(5))
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(FOREVER)
         .thread_stack_size(BLOCKING_STACK_BYTES)
         .build()
         .map_err(RunError::Runtime)?;
+    start_blocking_threads(&runtime);
     let tasks = tokio::task::LocalSet::new();
     let served = tasks.block_on(&runtime, server::serve(agent.clone(), arguments));
     shutdown::kill_everything(&agent);
     // A blocking thread may be stuck in a file system that does not answer: it must not hold up the end.
     runtime.shutdown_background();
     served.map_err(RunError::Serve)
+}
+
+/// Starts all blocking threads now. Later the sandbox's programs may have used up its processes, and tokio can't go on when it gets no thread.
+fn start_blocking_threads(runtime: &tokio::runtime::Runtime) {
+    let all_run = Arc::new(Barrier::new(BLOCKING_THREADS));
+    for _ in 0..BLOCKING_THREADS {
+        let all_run = all_run.clone();
+        // Each waits for the others: one thread could do all of it in turn otherwise.
+        drop(runtime.spawn_blocking(move || all_run.wait()));
+    }
 }

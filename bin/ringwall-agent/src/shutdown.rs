@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 
 use crate::descriptor;
-use ringwall_sys::process::{Ended, Waited};
+use ringwall_sys::process::Waited;
 use ringwall_sys::{signal, signal_sender};
 use rustix::process::Signal;
 
@@ -44,37 +44,4 @@ pub(crate) fn kill_everything(agent: &Agent) {
     for process in agent.processes.all() {
         let _gone = process.signal_group(Signal::KILL.as_raw());
     }
-}
-
-/// The words for how a process ended, as clients show them.
-pub(crate) fn describe(ended: Ended) -> String {
-    match ended {
-        Ended::Exited(code) => format!("exit status {code}"),
-        Ended::Signaled(number) => format!("signal: {}", signal_name(number)),
-    }
-}
-
-fn signal_name(number: i32) -> String {
-    let name = match Signal::from_named_raw(number) {
-        Some(Signal::HUP) => "hangup",
-        Some(Signal::INT) => "interrupt",
-        Some(Signal::QUIT) => "quit",
-        Some(Signal::ILL) => "illegal instruction",
-        Some(Signal::TRAP) => "trace/breakpoint trap",
-        Some(Signal::ABORT) => "aborted",
-        Some(Signal::BUS) => "bus error",
-        Some(Signal::FPE) => "floating point exception",
-        Some(Signal::KILL) => "killed",
-        Some(Signal::USR1) => "user defined signal 1",
-        Some(Signal::USR2) => "user defined signal 2",
-        Some(Signal::SEGV) => "segmentation fault",
-        Some(Signal::PIPE) => "broken pipe",
-        Some(Signal::ALARM) => "alarm clock",
-        Some(Signal::TERM) => "terminated",
-        Some(Signal::SYS) => "bad system call",
-        Some(Signal::XCPU) => "CPU time limit exceeded",
-        Some(Signal::XFSZ) => "file size limit exceeded",
-        _ => return format!("signal {number}"),
-    };
-    name.to_owned()
 }

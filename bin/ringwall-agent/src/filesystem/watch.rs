@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use ringwall_agent_proto::filesystem::{FilesystemEvent, WatchEvent, WatchRequest};
 use ringwall_agent_proto::process::Empty;
-use ringwall_agent_proto::{Code, RpcError};
+use ringwall_agent_proto::{Code, RpcError, envelope};
 
 use super::entry::Accounts;
 use super::failure::failure;
@@ -103,7 +103,13 @@ pub(super) async fn stream(mut watch: Watch, listener: FrameSender) {
             events = watch.next() => events,
             () = listener.closed() => return,
         };
-        for event in events.unwrap_or_default() {
+        let Ok(events) = events else {
+            let error = RpcError::new(Code::Internal, "the watch has failed");
+            // A client that is gone needs no end.
+            let _gone = listener.send(envelope::end_of_stream(Some(error))).await;
+            return;
+        };
+        for event in events {
             // Without room we wait: what happens meanwhile waits in the kernel's queue, which is bounded.
             if listener.send(WatchEvent::Filesystem(event).into_frame()).await.is_err() {
                 return;

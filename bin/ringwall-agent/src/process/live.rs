@@ -5,16 +5,16 @@ use std::io;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use ringwall_agent_proto::process::{End, Event, ProcessConfig, Size};
+use ringwall_agent_proto::process::{Event, ProcessConfig, Size};
 use ringwall_agent_proto::{Code, RpcError, envelope};
 use ringwall_sys::process::Ended;
 use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::sync::Mutex;
 
+use super::ending::end;
 use super::input::Input;
 use super::pump::Terminal;
 use crate::rpc::stream::FrameSender;
-use crate::shutdown::describe;
 
 /// One started process.
 #[derive(Debug)]
@@ -38,7 +38,10 @@ impl Process {
     pub(super) fn listen(&self, listener: FrameSender) {
         // The queue is empty and the client's: it can't be full or closed.
         let _sent = listener.try_send(Event::Start { pid: self.pid }.into_frame());
-        self.listeners.borrow_mut().push(listener);
+        let mut listeners = self.listeners.borrow_mut();
+        // A silent process learns of lost listeners here only: clients that come and go must not pile up.
+        listeners.retain(|listener| !listener.is_closed());
+        listeners.push(listener);
     }
 
     /// Whether anyone would get output.
@@ -107,36 +110,9 @@ pub(super) fn winsize(size: Size) -> Winsize {
     }
 }
 
-fn end(ended: Ended) -> End {
-    let status = describe(ended);
-    let (exit_code, exited) = match ended {
-        Ended::Exited(code) => (code, true),
-        Ended::Signaled(_) => (-1, false),
-    };
-    End {
-        exit_code,
-        exited,
-        error: (exit_code != 0).then(|| status.clone()),
-        status,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ends_are_worded_as_clients_expect() {
-        let good = end(Ended::Exited(0));
-        assert_eq!((good.exit_code, good.exited, good.error), (0, true, None));
-        let bad = end(Ended::Exited(3));
-        assert_eq!((bad.exit_code, bad.status.as_str()), (3, "exit status 3"));
-        let killed = end(Ended::Signaled(9));
-        assert_eq!(
-            (killed.exit_code, killed.exited, killed.status.as_str()),
-            (-1, false, "signal: killed")
-        );
-    }
 
     #[test]
     fn absurd_sizes_are_clamped() {

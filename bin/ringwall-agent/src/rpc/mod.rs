@@ -4,14 +4,15 @@ pub(crate) mod stream;
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use ringwall_agent_proto::{Code, Decoder, MAX_MESSAGE_BYTES, RpcError, envelope};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::body::{self, Body, Reply};
@@ -24,6 +25,11 @@ const UNARY_TYPE: &str = "application/json";
 const DEFAULT_KEEPALIVE: Duration = Duration::from_secs(90);
 /// Longest silence a client may ask for; the specification has ten digits of milliseconds.
 const MAX_SECONDS: u64 = 10_000_000;
+
+/// A body up to here is collected at once: that many for every connection are affordable.
+const SMALL_BODY_BYTES: usize = 64 * 1024;
+/// Larger bodies are collected few at a time, or 256 connections with 4 MiB each would be a gigabyte.
+static LARGE_BODIES: Semaphore = Semaphore::const_new(4);
 
 /// What the headers of an RPC say.
 #[derive(Debug, Clone, Copy)]
@@ -173,18 +179,25 @@ pub(crate) fn no_such_method(method: &str) -> Reply {
 }
 
 /// Collects a body of at most `limit` bytes.
-pub(crate) async fn read_limited(body: Incoming, limit: usize) -> Result<Bytes, RpcError> {
-    match Limited::new(body, limit).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(RpcError::new(
-            Code::ResourceExhausted,
-            format!("the request is larger than the limit of {limit} bytes"),
-        )),
-        Err(_) => Err(RpcError::new(
-            Code::Canceled,
-            "the request ended before it was complete",
-        )),
+pub(crate) async fn read_limited(mut body: Incoming, limit: usize) -> Result<Bytes, RpcError> {
+    let mut collected = BytesMut::new();
+    let mut place = None;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| RpcError::new(Code::Canceled, "the request ended before it was complete"))?;
+        let Ok(piece) = frame.into_data() else { continue };
+        let size = collected.len().saturating_add(piece.len());
+        if size > limit {
+            return Err(RpcError::new(
+                Code::ResourceExhausted,
+                format!("the request is larger than the limit of {limit} bytes"),
+            ));
+        }
+        if size > SMALL_BODY_BYTES && place.is_none() {
+            place = Some(LARGE_BODIES.acquire().await);
+        }
+        collected.extend_from_slice(&piece);
     }
+    Ok(collected.freeze())
 }
 
 fn has_type(headers: &HeaderMap, wanted: &str) -> bool {

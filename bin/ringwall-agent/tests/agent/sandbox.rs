@@ -42,6 +42,11 @@ impl Answer {
 impl Sandbox {
     /// Starts an agent with a fresh home.
     pub(crate) fn start() -> Self {
+        Self::start_by(&[env!("CARGO_BIN_EXE_ringwall-agent")])
+    }
+
+    /// Starts an agent by a command that ends in its path.
+    pub(crate) fn start_by(command: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join("agent")).unwrap();
         let flags = SocketFlags::CLOEXEC;
@@ -54,7 +59,8 @@ impl Sandbox {
         rustix::io::fcntl_setfd(&ports, rustix::io::FdFlags::empty()).unwrap();
         let home = directory.path().join("home");
         std::fs::create_dir(&home).unwrap();
-        let agent = Command::new(env!("CARGO_BIN_EXE_ringwall-agent"))
+        let agent = Command::new(command[0])
+            .args(&command[1..])
             .args(["--listen-fd", &listener.as_raw_fd().to_string()])
             .args(["--ports-fd", &ports.as_raw_fd().to_string()])
             .env("HOME", &home)

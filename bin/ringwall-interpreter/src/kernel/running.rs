@@ -38,6 +38,7 @@ pub(crate) struct Kernel {
     signer: Arc<Signer>,
     info: ConnectionInfo,
     interruption: Interruption,
+    linger: Duration,
     _directory: ConnectionDirectory,
 }
 
@@ -48,6 +49,8 @@ pub(crate) struct Running {
     published: mpsc::Receiver<(Published, Share)>,
     reply: Option<Reply>,
     is_idle: bool,
+    /// Whether the deadline is that of late output.
+    is_lingering: bool,
     death: Option<String>,
     /// When it counts as done although the kernel didn't say so.
     deadline: Option<Instant>,
@@ -91,6 +94,7 @@ impl Kernel {
             signer,
             info,
             interruption: spec.interruption,
+            linger: spec.linger,
             _directory: directory,
         }
     }
@@ -154,6 +158,7 @@ impl Kernel {
             published,
             reply: None,
             is_idle: false,
+            is_lingering: false,
             death: None,
             deadline: None,
         })
@@ -164,6 +169,7 @@ impl Kernel {
         let mut is_published_open = true;
         loop {
             if running.is_idle
+                && self.linger.is_zero()
                 && let Some(reply) = running.reply.take()
             {
                 return Step::Done(reply);
@@ -176,10 +182,7 @@ impl Kernel {
                 biased;
                 published = running.published.recv(), if is_published_open => match published {
                     Some((published, share)) => {
-                        if running.reply.is_some() {
-                            running.deadline = Some(Instant::now() + IDLE_TIMEOUT);
-                        }
-                        if let Some(step) = running.take(published, share) {
+                        if let Some(step) = running.take(published, share, self.linger) {
                             return step;
                         }
                     }
@@ -196,7 +199,7 @@ impl Kernel {
                             && let Content::Reply(reply) = message.content
                         {
                             running.reply = Some(reply);
-                            running.deadline = Some(Instant::now() + IDLE_TIMEOUT);
+                            running.settle(self.linger);
                         }
                     }
                     Ok(Received::Oversized(_)) => {}
@@ -243,8 +246,19 @@ impl Kernel {
 }
 
 impl Running {
+    /// Sets when it counts as done, once there is a reply.
+    ///
+    /// Waiting for "idle" begins anew with everything published for the request; lingering after it doesn't, or code
+    /// that prints in the background would never be done.
+    fn settle(&mut self, linger: Duration) {
+        if self.reply.is_some() && self.death.is_none() && !self.is_lingering {
+            self.is_lingering = self.is_idle;
+            self.deadline = Some(Instant::now() + if self.is_idle { linger } else { IDLE_TIMEOUT });
+        }
+    }
+
     /// Notes what was published and says whether it is a step.
-    fn take(&mut self, published: Published, share: Share) -> Option<Step> {
+    fn take(&mut self, published: Published, share: Share, linger: Duration) -> Option<Step> {
         let message = match published {
             Published::Oversized(bytes) => return Some(Step::Oversized(bytes)),
             Published::Message(message) => message,
@@ -252,12 +266,10 @@ impl Running {
         if message.parent != self.id {
             return None;
         }
+        self.is_idle |= message.content == Content::Idle;
+        self.settle(linger);
         match message.content {
-            Content::Idle => {
-                self.is_idle = true;
-                None
-            }
-            Content::Other | Content::Reply(_) => None,
+            Content::Idle | Content::Other | Content::Reply(_) => None,
             content => Some(Step::Output(content, share)),
         }
     }

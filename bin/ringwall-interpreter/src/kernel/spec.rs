@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jupyter_protocol::JupyterKernelspec;
 
@@ -10,6 +11,10 @@ use crate::language::Language;
 
 /// Longest kernel.json read; real ones have under a kilobyte.
 const MAX_SPEC_BYTES: u64 = 1024 * 1024;
+
+/// Deno publishes what is printed from another task than its state, so it may come after "idle" (seen with 2.9 on a busy
+/// machine).
+const DENO_LINGER: Duration = Duration::from_millis(50);
 
 /// Where kernels are looked for, taken from the environment once.
 #[derive(Debug, Clone, Default)]
@@ -29,6 +34,8 @@ pub(crate) struct KernelSpec {
     pub(crate) env: Vec<(String, String)>,
     /// How it is interrupted.
     pub(crate) interruption: Interruption,
+    /// How long it may publish output after it has said that it is idle.
+    pub(crate) linger: Duration,
     /// The directory of kernel.json.
     pub(crate) resources: PathBuf,
 }
@@ -133,6 +140,7 @@ impl Places {
             argv,
             env,
             interruption,
+            linger: if is_deno { DENO_LINGER } else { Duration::ZERO },
             resources: resources.to_owned(),
         }
     }
@@ -154,6 +162,7 @@ impl KernelSpec {
                 .collect(),
             env: Vec::new(),
             interruption: Interruption::Signal,
+            linger: Duration::ZERO,
             resources: PathBuf::new(),
         }
     }

@@ -1,6 +1,7 @@
 //! The envd protocol that E2B clients speak to the agent in a sandbox: messages, framing, errors and URL signatures.
 //!
 //! Pure: bytes in, owned values out. Both ends use it (the agent, and the server that drives it), so every message can be read and written.
+#![cfg_attr(not(test), warn(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
 pub mod code;
 pub mod disposition;

@@ -232,3 +232,24 @@ fn check(what: &'static str, wanted: &Descriptor, data: &[u8]) -> Result<(), Pul
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pull_can_be_spawned() {
+        fn is_send(_: &impl Send) {}
+        let request = PullRequest {
+            reference: "not a reference",
+            credentials: None,
+            plain_http: false,
+            architecture: native_architecture(),
+            owners: Owners::Caller,
+            limits: Limits::default(),
+            cache: Path::new("/none"),
+            into: Path::new("/none"),
+        };
+        is_send(&pull(&request, &Silent));
+    }
+}

@@ -10,6 +10,7 @@ use ringwall_image::{
 };
 use serde_json::json;
 
+use crate::net::scratch;
 use crate::support::{Archive, Ground, chain};
 
 /// Answers by path; `%` stands for any path, for those that aren't known.
@@ -114,7 +115,7 @@ fn image(layers: &[&[u8]]) -> Answers {
 }
 
 fn pull_from(server: &Server, ground: &Ground, password: Option<&str>) -> Result<PulledImage, PullError> {
-    let cache = tempfile::tempdir().expect("a temporary directory");
+    let cache = scratch();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use ringwall_image::{Limits, Owners, from_dir, from_tar};
 
+use crate::net::scratch;
 use crate::support::{Archive, Ground, chain, list};
 
 #[test]
@@ -15,9 +16,10 @@ fn compressed_archives_are_told_by_their_content() {
     std::io::Write::write_all(&mut gzip, &archive).expect("into memory");
     for data in [archive.clone(), zstd, gzip.finish().expect("into memory")] {
         let ground = Ground::new();
-        let file = tempfile::NamedTempFile::new().expect("a temporary file");
-        std::fs::write(file.path(), data).expect("writable");
-        from_tar(file.path(), &ground.root, Owners::Caller, &Limits::default()).expect("harmless");
+        let directory = scratch();
+        let file = directory.path().join("archive");
+        std::fs::write(&file, data).expect("writable");
+        from_tar(&file, &ground.root, Owners::Caller, &Limits::default()).expect("harmless");
         ground.check_canary();
         assert_eq!(ground.names(), ["d", "d/f"]);
     }
@@ -25,7 +27,7 @@ fn compressed_archives_are_told_by_their_content() {
 
 #[test]
 fn a_directory_is_copied_with_links_holes_and_times() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
+    let directory = scratch();
     let (from, to) = (directory.path().join("from"), directory.path().join("to"));
     std::fs::create_dir_all(from.join("a/b")).expect("writable");
     std::fs::create_dir(&to).expect("writable");
@@ -66,7 +68,7 @@ fn a_directory_is_copied_with_links_holes_and_times() {
 
 #[test]
 fn a_copy_into_itself_is_refused() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
+    let directory = scratch();
     let into = directory.path().join("into");
     std::fs::create_dir(&into).expect("writable");
     let error = from_dir(directory.path(), &into, Owners::Caller).expect_err("refused");

@@ -5,6 +5,7 @@ mod hostile_registry;
 mod import;
 mod layers;
 mod layout;
+mod net;
 mod random;
 mod registry;
 mod replay;

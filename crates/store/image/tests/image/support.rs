@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use crate::net::scratch;
 use ringwall_image::{ArchiveKind, Limits, Owners, UnpackError, Unpacked, unpack};
 
 /// An archive in the making.
@@ -164,7 +165,7 @@ pub(crate) struct Ground {
 
 impl Ground {
     pub(crate) fn new() -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory");
+        let directory = scratch();
         let (root, canary) = (directory.path().join("root"), directory.path().join("canary"));
         std::fs::create_dir(&root).expect("root");
         std::fs::create_dir_all(canary.join("sub")).expect("canary");

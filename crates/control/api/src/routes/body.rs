@@ -1,0 +1,51 @@
+//! Request bodies: JSON of a bounded size, and queries; each with an error that says what was wrong.
+
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use http::StatusCode;
+use http::request::Parts;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+
+use crate::app::App;
+use crate::error::ApiError;
+
+/// Most bytes of a body.
+const MAX_BODY_BYTES: usize = 1 << 20;
+
+/// A JSON body. An empty one counts as `{}`: some clients send none where all fields may be left out.
+#[derive(Debug)]
+pub(crate) struct Body<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &App) -> Result<Self, ApiError> {
+        let body = Limited::new(request.into_body(), MAX_BODY_BYTES).collect().await;
+        let bytes = match body {
+            Ok(body) => body.to_bytes(),
+            Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
+                let message = format!("the body is longer than {MAX_BODY_BYTES} bytes");
+                return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message));
+            }
+            Err(_) => return Err(ApiError::bad_request("the body could not be read to its end")),
+        };
+        let text: &[u8] = if bytes.iter().all(u8::is_ascii_whitespace) { b"{}" } else { &bytes };
+        serde_json::from_slice(text)
+            .map(Body)
+            .map_err(|error| ApiError::bad_request(format!("the body is not as expected: {error}")))
+    }
+}
+
+/// The query.
+#[derive(Debug)]
+pub(crate) struct Query<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<App> for Query<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, ApiError> {
+        axum::extract::Query::<T>::try_from_uri(&parts.uri)
+            .map(|query| Query(query.0))
+            .map_err(|error| ApiError::bad_request(format!("the query is not as expected: {}", error.body_text())))
+    }
+}
