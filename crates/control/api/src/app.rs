@@ -1,6 +1,7 @@
 //! What all routes share.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ringwall_sandbox::service::SandboxService;
 use sha2::{Digest, Sha256};
@@ -35,6 +36,7 @@ pub struct App {
     pub(crate) limits: Arc<Limits>,
     pub(crate) measures: Arc<Measures>,
     pub(crate) uploads: Arc<Signer>,
+    requests: Arc<AtomicU64>,
 }
 
 /// Signs what only this very server process may have given out.
@@ -71,11 +73,24 @@ impl App {
     #[must_use]
     pub fn new(sandboxes: Arc<dyn SandboxService>, config: ApiConfig, secret: [u8; 32]) -> Self {
         App {
+            // Begun anywhere, so that ids of two servers' logs are not taken for each other.
+            requests: Arc::new(AtomicU64::new(u64::from_le_bytes(
+                secret[..8].try_into().unwrap_or_default(),
+            ))),
             uploads: Arc::new(Signer { secret }),
             limits: Arc::new(Limits::new(config.max_requests, config.requests_per_second)),
             measures: Arc::new(Measures::new()),
             sandboxes,
             config: Arc::new(config),
         }
+    }
+}
+
+impl App {
+    /// A name for the next request.
+    pub(crate) fn request_id(&self) -> String {
+        // Mixed, so that a client can't count what the others do.
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        format!("{:016x}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29))
     }
 }

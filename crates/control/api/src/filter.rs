@@ -61,7 +61,10 @@ mod tests {
     #[test]
     fn what_clients_send_is_read() {
         // {"a":"b c"} goes over the wire as a%3Db%252520c; the query parser has undone one encoding.
-        assert_eq!(parse_metadata("a=b%2520c").unwrap(), BTreeMap::from([("a".into(), "b c".into())]));
+        assert_eq!(
+            parse_metadata("a=b%2520c").unwrap(),
+            BTreeMap::from([("a".into(), "b c".into())])
+        );
         assert_eq!(parse_metadata("").unwrap(), BTreeMap::new());
         assert_eq!(parse_metadata("a"), Err(ParseMetadataError::NoPair("a".into())));
         assert_eq!(parse_metadata("a=%25FF"), Err(ParseMetadataError::NoText));

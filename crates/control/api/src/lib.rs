@@ -19,7 +19,7 @@ mod routes;
 mod serve;
 
 pub use app::{ApiConfig, App};
-pub use openapi::document as openapi_document;
-pub use serve::serve;
 #[doc(hidden)]
 pub use filter::parse_metadata as fuzz_metadata_filter;
+pub use openapi::document as openapi_document;
+pub use serve::serve;

@@ -51,7 +51,9 @@ impl Limits {
         if buckets.len() >= MAX_BUCKETS && !buckets.contains_key(key) {
             buckets.clear();
         }
-        let bucket = buckets.entry(key.to_owned()).or_insert(Bucket { left: full, since: now });
+        let bucket = buckets
+            .entry(key.to_owned())
+            .or_insert(Bucket { left: full, since: now });
         let passed = now.saturating_duration_since(bucket.since).as_secs_f64();
         bucket.left = (bucket.left + passed * self.per_second).min(full);
         bucket.since = now;

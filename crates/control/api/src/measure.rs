@@ -86,7 +86,10 @@ mod tests {
         let measures = Measures::new();
         measures.count("control", 201, Duration::from_millis(3));
         let page = measures.page(&[("sandboxes_running", 4), ("sandboxes_created_total", 9)]);
-        assert!(page.contains("ringwall_requests_total{plane=\"control\",status=\"201\"} 1"), "{page}");
+        assert!(
+            page.contains("ringwall_requests_total{plane=\"control\",status=\"201\"} 1"),
+            "{page}"
+        );
         assert!(page.contains("# TYPE ringwall_sandboxes_created counter\nringwall_sandboxes_created_total 9"));
         assert_eq!(page.matches("# EOF").count(), 1);
         assert!(page.ends_with("# EOF\n"));

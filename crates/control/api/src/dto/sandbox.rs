@@ -100,10 +100,15 @@ impl NewSandbox {
         for (name, is_asked) in [
             ("mcp", says_something(&self.mcp)),
             ("iam", says_something(&self.iam)),
-            ("volumeMounts", self.volume_mounts.as_ref().is_some_and(|list| !list.is_empty())),
+            (
+                "volumeMounts",
+                self.volume_mounts.as_ref().is_some_and(|list| !list.is_empty()),
+            ),
         ] {
             if is_asked {
-                return Err(ApiError::bad_request(format!("{name} is not supported by this server; leave it out")));
+                return Err(ApiError::bad_request(format!(
+                    "{name} is not supported by this server; leave it out"
+                )));
             }
         }
         let template = self
@@ -114,7 +119,9 @@ impl NewSandbox {
         let auto_pause_memory = self.auto_pause_memory.unwrap_or(true);
         let auto_resume = self.auto_resume.is_some_and(|wish| wish.enabled);
         if auto_resume && !auto_pause {
-            return Err(ApiError::bad_request("autoResume needs autoPause: there is nothing to resume otherwise"));
+            return Err(ApiError::bad_request(
+                "autoResume needs autoPause: there is nothing to resume otherwise",
+            ));
         }
         let mut network = Network::from(self.network.unwrap_or_default());
         network.internet = network.internet.or(self.allow_internet_access);

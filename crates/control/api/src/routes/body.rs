@@ -29,7 +29,11 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
             }
             Err(_) => return Err(ApiError::bad_request("the body could not be read to its end")),
         };
-        let text: &[u8] = if bytes.iter().all(u8::is_ascii_whitespace) { b"{}" } else { &bytes };
+        let text: &[u8] = if bytes.iter().all(u8::is_ascii_whitespace) {
+            b"{}"
+        } else {
+            &bytes
+        };
         serde_json::from_slice(text)
             .map(Body)
             .map_err(|error| ApiError::bad_request(format!("the body is not as expected: {error}")))

@@ -54,7 +54,9 @@ pub(crate) async fn many_metrics(
         .take(MAX_SANDBOXES + 1)
         .collect();
     if ids.is_empty() || ids.len() > MAX_SANDBOXES {
-        return Err(ApiError::bad_request(format!("sandbox_ids: name 1 to {MAX_SANDBOXES} sandboxes")));
+        return Err(ApiError::bad_request(format!(
+            "sandbox_ids: name 1 to {MAX_SANDBOXES} sandboxes"
+        )));
     }
     let mut sandboxes = BTreeMap::new();
     for id in ids {
@@ -121,14 +123,21 @@ pub(crate) async fn logs_v2(
     let is_backward = match query.direction.as_deref() {
         None | Some("forward") => false,
         Some("backward") => true,
-        Some(other) => return Err(ApiError::bad_request(format!("direction: {other:?} is neither forward nor backward"))),
+        Some(other) => {
+            return Err(ApiError::bad_request(format!(
+                "direction: {other:?} is neither forward nor backward"
+            )));
+        }
     };
-    let rank = |level: &str| ["debug", "info", "warn", "error"].iter().position(|known| *known == level);
+    let rank = |level: &str| {
+        ["debug", "info", "warn", "error"]
+            .iter()
+            .position(|known| *known == level)
+    };
     let least = match &query.level {
         None => 0,
-        Some(level) => {
-            rank(level).ok_or_else(|| ApiError::bad_request(format!("level: {level:?} is none of debug, info, warn, error")))?
-        }
+        Some(level) => rank(level)
+            .ok_or_else(|| ApiError::bad_request(format!("level: {level:?} is none of debug, info, warn, error")))?,
     };
     let mut entries = app.sandboxes.logs(&owner, &id).await?;
     if is_backward {
@@ -136,11 +145,18 @@ pub(crate) async fn logs_v2(
     }
     entries.retain(|entry| {
         let is_past_cursor = query.cursor.is_none_or(|cursor| {
-            if is_backward { entry.at_ms <= cursor } else { entry.at_ms >= cursor }
+            if is_backward {
+                entry.at_ms <= cursor
+            } else {
+                entry.at_ms >= cursor
+            }
         });
         is_past_cursor
             && rank(&entry.level).unwrap_or(1) >= least
-            && query.search.as_ref().is_none_or(|text| entry.message.contains(text.as_str()))
+            && query
+                .search
+                .as_ref()
+                .is_none_or(|text| entry.message.contains(text.as_str()))
     });
     entries.truncate(query.limit.unwrap_or(MAX_LINES).min(MAX_LINES));
     Ok(Json(Logs {

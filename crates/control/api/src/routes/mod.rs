@@ -74,9 +74,15 @@ pub(crate) fn router(app: App) -> Router {
         .route("/metrics", get(metrics_page))
         .route("/openapi.json", get(openapi))
         .route("/volumes", get(unsupported::volumes).post(unsupported::volumes))
-        .route("/volumes/{*rest}", get(unsupported::volumes).delete(unsupported::volumes))
+        .route(
+            "/volumes/{*rest}",
+            get(unsupported::volumes).delete(unsupported::volumes),
+        )
         .route("/secrets", get(unsupported::secrets).post(unsupported::secrets))
-        .route("/secrets/{*rest}", delete(unsupported::secrets).get(unsupported::secrets))
+        .route(
+            "/secrets/{*rest}",
+            delete(unsupported::secrets).get(unsupported::secrets),
+        )
         .route("/teams", get(unsupported::teams))
         .route("/teams/{*rest}", get(unsupported::teams))
         .fallback(unsupported::unknown)

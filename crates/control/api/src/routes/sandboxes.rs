@@ -64,7 +64,9 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     let is_good = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     match value.to_str() {
         Ok(text) if (1..=255).contains(&text.len()) && text.as_bytes().iter().all(is_good) => Ok(Some(text.to_owned())),
-        _ => Err(ApiError::bad_request("Idempotency-Key: use 1 to 255 letters, digits and '-'")),
+        _ => Err(ApiError::bad_request(
+            "Idempotency-Key: use 1 to 255 letters, digits and '-'",
+        )),
     }
 }
 
@@ -139,7 +141,9 @@ async fn list_with(
             .map(|word| match word {
                 "running" => Ok(SandboxState::Running),
                 "paused" => Ok(SandboxState::Paused),
-                _ => Err(ApiError::bad_request(format!("state: {word:?} is neither running nor paused"))),
+                _ => Err(ApiError::bad_request(format!(
+                    "state: {word:?} is neither running nor paused"
+                ))),
             })
             .collect::<Result<_, _>>()?,
     };
@@ -155,7 +159,11 @@ async fn list_with(
     let ascending = match query.order.as_deref() {
         None | Some("desc") => false,
         Some("asc") => true,
-        Some(other) => return Err(ApiError::bad_request(format!("order: {other:?} is neither asc nor desc"))),
+        Some(other) => {
+            return Err(ApiError::bad_request(format!(
+                "order: {other:?} is neither asc nor desc"
+            )));
+        }
     };
     let filter = Filter {
         metadata,

@@ -32,7 +32,10 @@ pub(crate) async fn resume(
 ) -> Result<(StatusCode, Json<Sandbox>), ApiError> {
     match connect_with(&app, &owner, &id, &body).await? {
         (StatusCode::CREATED, sandbox) => Ok((StatusCode::CREATED, sandbox)),
-        _ => Err(ApiError::new(StatusCode::CONFLICT, format!("sandbox {id} is already running"))),
+        _ => Err(ApiError::new(
+            StatusCode::CONFLICT,
+            format!("sandbox {id} is already running"),
+        )),
     }
 }
 

@@ -42,7 +42,10 @@ pub(crate) async fn find_upload(
             .ok_or_else(|| ApiError::bad_request("the request has no Host"))?;
         let scheme = if app.config.is_tls { "https" } else { "http" };
         let token = app.upload_token(&owner, &id, &hash);
-        Some(format!("{scheme}://{host}/uploads/{}/{id}/{hash}?token={token}", owner.0))
+        Some(format!(
+            "{scheme}://{host}/uploads/{}/{id}/{hash}?token={token}",
+            owner.0
+        ))
     };
     Ok((StatusCode::CREATED, Json(UploadPlace { present, url })))
 }
@@ -63,13 +66,18 @@ pub(crate) async fn upload(
     let owner = Owner(owner);
     let wanted = app.upload_token(&owner, &template, &hash);
     if !ringwall_agent_proto::signature::same(&query.token, &wanted) {
-        return Err(ApiError::unauthorized("this upload URL is not valid, or the server was restarted; ask for a new one"));
+        return Err(ApiError::unauthorized(
+            "this upload URL is not valid, or the server was restarted; ask for a new one",
+        ));
     }
     let too_long = || {
         let message = format!("the archive is longer than {MAX_UPLOAD_BYTES} bytes");
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
     };
-    let said = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let said = request
+        .headers()
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if said.is_some_and(|said| said > MAX_UPLOAD_BYTES) {
         return Err(too_long());
     }
