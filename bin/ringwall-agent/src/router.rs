@@ -49,6 +49,7 @@ pub(crate) async fn route(agent: Rc<Agent>, request: Request<Incoming>) -> Reply
         };
     }
     match (path.as_str(), method) {
+        ("/interpreter", _) if is_post => rest::interpreter::start(&agent).await,
         ("/envs", _) if is_get => rest::envs(&agent),
         ("/metrics", _) if is_get => rest::metrics::metrics(&agent).await,
         (_, Some(_)) if !is_post => body::error(StatusCode::METHOD_NOT_ALLOWED, "an RPC is called by POST"),

@@ -35,6 +35,16 @@ pub(crate) enum Command {
     Logs(NameArgs),
     /// Remove what crashes left over.
     Gc(GcArgs),
+    /// Serve sandboxes to E2B clients.
+    Serve(ServeArgs),
+    /// Make, list and remove API keys.
+    Key(KeyArgs),
+    /// Hold one sandbox; started by `serve`.
+    #[command(hide = true)]
+    Keeper,
+    /// Print the description of the REST API.
+    #[command(hide = true)]
+    Openapi,
     /// Say what this machine offers, and what would help.
     Doctor(DoctorArgs),
     /// Work with policies.
@@ -184,6 +194,77 @@ pub(crate) struct GcArgs {
     /// Only say what would be removed, and why that is safe.
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Where to listen. Anywhere but on loopback everybody who can reach it can try keys.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:3000")]
+    pub(crate) listen: std::net::SocketAddr,
+    /// Under what name sandboxes' ports are reached: PORT-ID.DOMAIN.
+    #[arg(long, value_name = "DOMAIN[:PORT]")]
+    pub(crate) domain: Option<String>,
+    /// Directory of everything that is kept.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// Sandboxes of the default template kept ready; 0 for none.
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub(crate) pool: usize,
+    /// Most sandboxes at once.
+    #[arg(long, value_name = "N", default_value_t = 2000)]
+    pub(crate) max_sandboxes: usize,
+    /// Most connections at once.
+    #[arg(long, value_name = "N", default_value_t = 8192)]
+    pub(crate) max_connections: usize,
+    /// Requests of one key each second.
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub(crate) rate: u32,
+    /// Longest life of a sandbox that a caller may ask for.
+    #[arg(long, value_name = "TIME", default_value = "24h")]
+    pub(crate) max_timeout: WallTime,
+    /// Speak to this image registry without TLS (HOST:PORT); loopback needs no leave.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) plain_http_registry: Vec<String>,
+    /// Memory of each sandbox, such as 512M.
+    #[arg(short, long, value_name = "SIZE", help_heading = "Limits of each sandbox")]
+    pub(crate) memory: Option<ByteSize>,
+    /// CPUs of each sandbox.
+    #[arg(long, value_name = "N", help_heading = "Limits of each sandbox")]
+    pub(crate) cpus: Option<CpuShare>,
+    /// Processes and threads of each sandbox.
+    #[arg(long, value_name = "N", help_heading = "Limits of each sandbox")]
+    pub(crate) pids: Option<u32>,
+    /// Bytes that each sandbox may add.
+    #[arg(long, value_name = "SIZE", help_heading = "Limits of each sandbox")]
+    pub(crate) disk: Option<ByteSize>,
+    /// Accept a weaker mechanism for a limit.
+    #[arg(long, value_name = "LIMIT", help_heading = "Limits of each sandbox")]
+    pub(crate) allow_degraded: Vec<LimitKind>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeyArgs {
+    #[command(subcommand)]
+    pub(crate) command: KeyCommand,
+    /// Directory of the server's state.
+    #[arg(long, value_name = "DIR", global = true)]
+    pub(crate) state: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Make a key and print it; it is stored nowhere.
+    Create {
+        /// What to call it.
+        name: String,
+    },
+    /// List the keys.
+    Ls,
+    /// Remove a key by name or id.
+    Rm {
+        /// Which.
+        name: String,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -14,6 +14,13 @@ use std::process::ExitCode;
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 fn main() -> ExitCode {
+    // One executable is all there is to install: inside a sandbox it is the agent or the interpreter, by the name it is started under.
+    let mut arguments = std::env::args_os();
+    match arguments.next().as_deref().and_then(std::ffi::OsStr::to_str) {
+        Some("ringwall-agent") => return ringwall_agent::main(arguments.collect()),
+        Some("ringwall-interpreter") => return ringwall_interpreter::main(arguments.collect()),
+        _ => {}
+    }
     let result = match args::parse() {
         Ok(args) => commands::execute(args),
         Err(error) => return ui::clap_error(&error),

@@ -1,5 +1,6 @@
 //! The plain HTTP routes besides files: `/init`, `/envs` and `/metrics`.
 
+pub(crate) mod interpreter;
 pub(crate) mod metrics;
 
 use http::{Request, StatusCode};

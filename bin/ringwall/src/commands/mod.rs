@@ -7,12 +7,14 @@ mod docs;
 mod doctor;
 mod gc;
 mod inspect;
+mod key;
 mod kill;
 mod logs;
 mod names;
 mod policy;
 mod ps;
 mod run;
+mod serve;
 
 use std::process::ExitCode;
 
@@ -35,6 +37,15 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Policy(args) => match args.command {
             PolicyCommand::Show(args) => policy::show(args.policy),
         },
+        Command::Serve(args) => serve::execute(args),
+        Command::Key(args) => key::execute(&args),
+        Command::Keeper => ringwall_node::run_keeper()
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Failure::own),
+        Command::Openapi => {
+            crate::ui::out(&ringwall_api::openapi_document());
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Man { dir } => docs::man(&dir),
         Command::Completions { shell } => docs::completions(shell),
     }

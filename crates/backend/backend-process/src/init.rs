@@ -15,6 +15,7 @@ use ringwall_sys::mount::{self, MountAttributes};
 use ringwall_sys::process::{Ended, Fork, Namespaces, Usage, Waited, exit_now, fork, kill, loopback_up, wait};
 use ringwall_sys::{pass_fd, privilege, signal};
 use ringwall_types::Tier;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
 
 use crate::control::Message;
 use crate::kill_tree::kill_session;
@@ -172,6 +173,9 @@ impl Init<'_> {
         }
         let mounts = self.wait_for_go()?;
         let sources = Sources::open(self.view(mounts)).map_err(StartFailure::of_root)?;
+        if let Some(guest) = &plan.guest {
+            self.agent = Some(read_only(&guest.agent).map_err(|error| format!("can't hold the agent: {error}"))?);
+        }
         if plan.identity.is_range() {
             privilege::become_user(0, 0).map_err(|error| format!("can't change the user: {error}"))?;
             // The change of user cleared both; /proc/self must stay usable until the root is built.
@@ -181,10 +185,6 @@ impl Init<'_> {
         rustix::system::sethostname(b"ringwall").map_err(|error| format!("can't set the host name: {error}"))?;
         if !plan.host_network {
             loopback_up().map_err(|error| format!("can't bring the loopback device up: {error}"))?;
-        }
-        if let Some(guest) = &plan.guest {
-            self.agent =
-                Some(read_only(guest.agent.as_fd()).map_err(|error| format!("can't hold the agent: {error}"))?);
         }
         root::build(sources).map_err(StartFailure::of_root)?;
         let terminal = self.open_terminal()?;
@@ -355,8 +355,15 @@ impl Init<'_> {
 }
 
 /// Clones the mount at an executable, read-only: whoever gets hold of it inside, say by /proc/PID/exe, can't write to the host's file.
-fn read_only(executable: BorrowedFd<'_>) -> std::io::Result<OwnedFd> {
-    let tree = mount::clone_tree(executable, false)?;
+fn read_only(executable: &crate::plan::HostPath) -> std::io::Result<OwnedFd> {
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    // Opened here and not by the keeper: only what this mount namespace holds can be cloned.
+    let fd = openat2(CWD, &executable.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?;
+    let found = fstat(&fd)?;
+    if (found.st_dev, found.st_ino) != executable.id {
+        return Err(std::io::Error::other("it was replaced while the sandbox was being made"));
+    }
+    let tree = mount::clone_tree(fd.as_fd(), false)?;
     let attributes = MountAttributes::READ_ONLY.and(MountAttributes::NO_SUID);
     mount::change_attributes_at(tree.as_fd(), attributes, false)?;
     Ok(tree)

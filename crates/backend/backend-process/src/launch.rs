@@ -150,8 +150,11 @@ impl Launch<'_> {
         }
         signal::restore_defaults().map_err(|error| format!("can't reset signals: {error}"))?;
         close_on_exec_from(3).map_err(|error| format!("can't close what was inherited: {error}"))?;
-        for &fd in self.plan.guest.iter().flat_map(|guest| &guest.descriptors) {
-            keep_on_exec(fd).map_err(|error| format!("can't pass a descriptor on: {error}"))?;
+        if let Some(guest) = &self.plan.guest {
+            // The control socket's end tells the keeper that the agent is gone. The agent passes nothing of this on to what it starts.
+            for fd in guest.descriptors.iter().copied().chain([self.control.as_raw_fd()]) {
+                keep_on_exec(fd).map_err(|error| format!("can't pass a descriptor on: {error}"))?;
+            }
         }
         if let Some(rules) = rules {
             landlock::enforce(rules).map_err(chain)?;

@@ -1,13 +1,12 @@
 //! The plan of a sandbox that serves: a stack of layers as its root, the agent as its first process.
 
 use std::ffi::OsString;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
 use ringwall_policy::{Changes, NetworkMode};
 use ringwall_sandbox::{Guest, RunSpec};
 use ringwall_types::Tier;
-use rustix::fs::{CWD, Mode, OFlags};
 
 use super::paths::{HostPath, Placed};
 use super::{Plan, PlanError, c_string};
@@ -25,8 +24,8 @@ const AGENT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
 /// What is particular to a guest.
 #[derive(Debug)]
 pub(crate) struct GuestPlan {
-    /// The agent's executable, opened.
-    pub(crate) agent: OwnedFd,
+    /// The agent's executable.
+    pub(crate) agent: HostPath,
     /// User and group id inside for a run by root.
     pub(crate) user: u32,
     /// Descriptors that must survive the exec; the sockets, once the name is claimed.
@@ -61,12 +60,7 @@ pub(super) fn resolve(spec: &RunSpec, guest: &Guest, tier: Tier) -> Result<Plan,
         let host = HostPath::any("--mount", &mount.host, root)?;
         placed.push(Placed::bind(host, mount.guest.clone(), mount.read_only));
     }
-    let failed = |error: rustix::io::Errno| PlanError::Path {
-        what: "agent",
-        path: guest.agent.clone(),
-        why: error.to_string(),
-    };
-    let agent = rustix::fs::openat(CWD, &guest.agent, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+    let agent = HostPath::any("agent", &guest.agent, root)?;
     let arguments = spec
         .command
         .iter()

@@ -29,8 +29,6 @@ pub(crate) struct NewSandbox {
     #[serde(rename = "allow_internet_access", alias = "allowInternetAccess")]
     pub(crate) allow_internet_access: Option<bool>,
     pub(crate) network: Option<NetworkBody>,
-    /// Always so here: every sandbox has a token.
-    pub(crate) secure: Option<bool>,
     pub(crate) mcp: Option<Value>,
     pub(crate) iam: Option<Value>,
     pub(crate) volume_mounts: Option<Vec<Value>>,

@@ -70,7 +70,7 @@ pub(crate) struct BuildBody {
 }
 
 /// Who pulls an image.
-#[derive(Clone, Default, Deserialize, ToSchema)]
+#[derive(Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub(crate) struct RegistryBody {
     #[serde(rename = "type")]
@@ -86,7 +86,7 @@ impl std::fmt::Debug for RegistryBody {
 }
 
 /// One step.
-#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct StepBody {
     #[serde(rename = "type")]
