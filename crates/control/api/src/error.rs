@@ -8,6 +8,9 @@ use ringwall_sandbox::service::ServiceError;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+/// Most bytes of a control-plane body.
+pub(crate) const MAX_BODY_BYTES: usize = 1 << 20;
+
 /// Tells E2B's clients whether asking again makes sense.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("should-retry");
 

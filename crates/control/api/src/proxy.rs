@@ -13,6 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::app::App;
 use crate::dispatch::{AGENT_PORT, INTERPRETER_PORT};
+use crate::serve::drain;
 
 /// Headers of one hop only (RFC 9110, section 7.6.1), and ours.
 const NOT_PASSED_ON: [HeaderName; 6] = [
@@ -59,9 +60,13 @@ pub(crate) fn not_found(id: &str) -> Response<Body> {
 pub(crate) async fn pass(app: &App, id: &str, port: u16, by_host: bool, request: Request<Body>) -> Response<Body> {
     let info = match app.sandboxes.find(id).await {
         Ok(info) => info,
-        Err(_) => return not_found(id),
+        Err(_) => {
+            drain(request.into_body()).await;
+            return not_found(id);
+        }
     };
     if let Some(refusal) = check_right(&info, port, by_host, &request) {
+        drain(request.into_body()).await;
         return refusal;
     }
     let opened = if port == AGENT_PORT {

@@ -9,6 +9,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::IntoResponse;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,7 +20,7 @@ use tower_service::Service as _;
 
 use crate::app::App;
 use crate::dispatch::{self, Target};
-use crate::error::ApiError;
+use crate::error::{ApiError, MAX_BODY_BYTES};
 use crate::{proxy, routes};
 
 /// How long a client may take to send a request's head: against those that never finish it.
@@ -27,6 +28,11 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(20);
 /// Longest head, in bytes, and most headers.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 const MAX_HEADERS: usize = 128;
+/// How long a control-plane request's body may take.
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
+/// Most that is read of a body nobody wants, and for how long.
+const MAX_DRAINED_BYTES: usize = 4 << 20;
+const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 /// Names a request in answers and logs.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What a connection too many is told.
@@ -104,15 +110,12 @@ async fn answer(app: App, router: Router, peer: SocketAddr, request: Request<Inc
     let request = request.map(Body::new);
     let (plane, mut response) = match target {
         Target::Control => ("control", control(&app, router, request).await),
+        Target::Unknown => {
+            drain(request.into_body()).await;
+            let message = "no sandbox fits this request: its id, token or signature is missing or wrong";
+            ("data", proxy::refuse("", StatusCode::UNAUTHORIZED, message))
+        }
         Target::Sandbox { id, port, by_host } => ("data", proxy::pass(&app, &id, port, by_host, request).await),
-        Target::Unknown => (
-            "data",
-            proxy::refuse(
-                "",
-                StatusCode::UNAUTHORIZED,
-                "no sandbox fits this request: its id, token or signature is missing or wrong",
-            ),
-        ),
     };
     let status = response.status().as_u16();
     app.measures.count(plane, status, begun.elapsed());
@@ -123,7 +126,32 @@ async fn answer(app: App, router: Router, peer: SocketAddr, request: Request<Inc
     response
 }
 
+/// Reads a body that nobody wants, up to a limit: a client in the midst of sending would otherwise see its connection break and not the
+/// answer.
+pub(crate) async fn drain(body: Body) {
+    let read = Limited::new(body, MAX_DRAINED_BYTES).collect();
+    drop(tokio::time::timeout(DRAIN_PATIENCE, read).await);
+}
+
+/// Answers a request of the control plane. Its body, small as they are, is read before anything is decided, so that an early refusal
+/// breaks no connection; uploads are the exception.
 async fn control(app: &App, mut router: Router, request: Request<Body>) -> Response<Body> {
+    let request = if request.uri().path().starts_with("/uploads/") {
+        request
+    } else {
+        let (parts, body) = request.into_parts();
+        match tokio::time::timeout(BODY_PATIENCE, Limited::new(body, MAX_BODY_BYTES).collect()).await {
+            Ok(Ok(body)) => Request::from_parts(parts, Body::from(body.to_bytes())),
+            Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => {
+                let message = format!("the body is longer than {MAX_BODY_BYTES} bytes");
+                return ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message).into_response();
+            }
+            Ok(Err(_)) => return ApiError::bad_request("the body could not be read to its end").into_response(),
+            Err(_) => {
+                return ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time").into_response();
+            }
+        }
+    };
     let Some(_place) = app.limits.enter() else {
         return ApiError {
             status: StatusCode::SERVICE_UNAVAILABLE,

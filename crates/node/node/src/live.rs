@@ -90,8 +90,14 @@ impl Live {
                 token: record.token.clone(),
                 traffic_token: record.traffic_token.clone(),
                 network: record.network.clone(),
-                cpu_count: facts.cpu_count,
-                memory_mb: facts.memory_mb,
+                cpu_count: record
+                    .size
+                    .cpu_count
+                    .map_or(facts.cpu_count, |count| count.min(facts.cpu_count)),
+                memory_mb: record
+                    .size
+                    .memory_mb
+                    .map_or(facts.memory_mb, |mb| mb.min(facts.memory_mb)),
                 disk_mb: facts.disk_mb,
                 tier: ringwall_types::Tier::Namespace,
             }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use ringwall_policy::Limits;
 use ringwall_sandbox::service::{BuildLog, BuildState, Network, OnTimeout, PauseMode};
+use ringwall_types::{ByteSize, CpuShare, LimitKind};
 use serde::{Deserialize, Serialize};
 
 /// Where in its life a sandbox is. Written before anything is done about it.
@@ -54,6 +56,9 @@ pub(crate) struct SandboxRecord {
     /// Whether its processes ended by themselves.
     #[serde(default)]
     pub(crate) died: bool,
+    /// CPUs and memory (MiB) that its template asks for.
+    #[serde(default)]
+    pub(crate) size: Size,
     /// The caller's key of the request that made it, and the hash of that request.
     #[serde(default)]
     pub(crate) idempotency: Option<(String, u64)>,
@@ -83,6 +88,39 @@ pub(crate) struct Stack {
     pub(crate) ready_command: Option<String>,
 }
 
+/// What a template asks for, for each of its sandboxes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Size {
+    pub(crate) cpu_count: Option<u32>,
+    /// MiB.
+    pub(crate) memory_mb: Option<u64>,
+}
+
+impl Size {
+    /// Returns limits that hold both the operator's and these. Where only a weaker mechanism can be had, a template's size holds by that
+    /// one: sizes come with every template that clients build, asked for or not.
+    pub(crate) fn within(self, limits: &Limits) -> Limits {
+        let mut limits = limits.clone();
+        if let Some(count) = self.cpu_count {
+            let millis = count.saturating_mul(1000);
+            let share = limits.cpus.map_or(millis, |share| share.millis.min(millis));
+            if limits.cpus.is_none() {
+                limits.allow_degraded.insert(LimitKind::Cpus);
+            }
+            limits.cpus = Some(CpuShare { millis: share });
+        }
+        if let Some(mb) = self.memory_mb {
+            let bytes = mb.saturating_mul(1 << 20);
+            let size = limits.memory.map_or(bytes, |size| size.0.min(bytes));
+            if limits.memory.is_none() {
+                limits.allow_degraded.insert(LimitKind::Memory);
+            }
+            limits.memory = Some(ByteSize(size));
+        }
+        limits
+    }
+}
+
 /// A snapshot: a stack that sandboxes can start from.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct SnapshotRecord {
@@ -93,6 +131,8 @@ pub(crate) struct SnapshotRecord {
     pub(crate) created_ms: u64,
     pub(crate) template_name: Option<String>,
     pub(crate) stack: Stack,
+    #[serde(default)]
+    pub(crate) size: Size,
     pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) env: BTreeMap<String, String>,
 }

@@ -14,7 +14,7 @@ use crate::ids;
 use crate::lifecycle::create::Origin;
 use crate::lifecycle::snapshot;
 use crate::node::Inner;
-use crate::record::{BuildRecord, Stack, TemplateRecord};
+use crate::record::{BuildRecord, Size, Stack, TemplateRecord};
 use crate::store::{Store, Table};
 
 /// The default template's name.
@@ -167,6 +167,10 @@ pub(crate) fn resolve(inner: &Inner, owner: &Owner, name: &str) -> Result<Origin
                     record.name.clone()
                 }),
                 stack,
+                size: Size {
+                    cpu_count: record.cpu_count,
+                    memory_mb: record.memory_mb,
+                },
             });
         }
     }

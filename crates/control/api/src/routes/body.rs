@@ -1,16 +1,12 @@
 //! Request bodies: JSON of a bounded size, and queries; each with an error that says what was wrong.
 
 use axum::extract::{FromRequest, FromRequestParts, Request};
-use http::StatusCode;
 use http::request::Parts;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
 use crate::app::App;
 use crate::error::ApiError;
-
-/// Most bytes of a body.
-const MAX_BODY_BYTES: usize = 1 << 20;
 
 /// A JSON body. An empty one counts as `{}`: some clients send none where all fields may be left out.
 #[derive(Debug)]
@@ -20,15 +16,11 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &App) -> Result<Self, ApiError> {
-        let body = Limited::new(request.into_body(), MAX_BODY_BYTES).collect().await;
-        let bytes = match body {
-            Ok(body) => body.to_bytes(),
-            Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
-                let message = format!("the body is longer than {MAX_BODY_BYTES} bytes");
-                return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message));
-            }
-            Err(_) => return Err(ApiError::bad_request("the body could not be read to its end")),
-        };
+        // Whole and bounded already; see `serve`.
+        let body = request.into_body().collect().await;
+        let bytes = body
+            .map_err(|_| ApiError::bad_request("the body could not be read to its end"))?
+            .to_bytes();
         let text: &[u8] = if bytes.iter().all(u8::is_ascii_whitespace) {
             b"{}"
         } else {

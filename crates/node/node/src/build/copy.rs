@@ -44,7 +44,9 @@ pub(super) async fn stage(build: &Build, wanted: &Copy) -> Result<PathBuf, Strin
 }
 
 /// The script that puts the files where they belong: a directory's content into the destination; files as it, or into it.
-pub(super) fn script(wanted: &Copy, to: &str) -> String {
+///
+/// `owner` is whom they are given to, where there is more than one user.
+pub(super) fn script(wanted: &Copy, to: &str, owner: Option<&str>) -> String {
     let from = wanted
         .from
         .trim_start_matches("./")
@@ -65,6 +67,9 @@ pub(super) fn script(wanted: &Copy, to: &str) -> String {
         .as_ref()
         .map(|mode| format!("chmod -R {mode} \"$made\"\n"))
         .unwrap_or_default();
+    let own = owner
+        .map(|owner| format!("chown -R -h {} \"$made\"\n  ", quote(owner)))
+        .unwrap_or_default();
     format!(
         r#"set -e
 to={to_text}
@@ -79,7 +84,7 @@ for from in "$@"; do
   else
     mkdir -p "$(dirname "$to")"; cp -R -P "$from" "$to"; made=$to
   fi
-  {mode}done
+  {own}{mode}done
 cd /
 rm -rf /{STAGE}
 "#,

@@ -83,15 +83,14 @@ pub(super) async fn apply(build: &Build, mut stack: Stack, step: &Parsed, number
         }
         Parsed::Workdir(directory) => {
             let directory = absolute(&stack, directory);
-            let stack = changed(
-                build,
-                stack,
-                None,
-                number,
-                &format!("mkdir -p {}", quote(&directory)),
-                None,
-            )
-            .await?;
+            let owner = quote(stack.user.as_deref().unwrap_or("user"));
+            let words = quote(&directory);
+            let script = match builder() {
+                // A directory that is there keeps its owner.
+                Some(_) => format!("[ -d {words} ] || {{ mkdir -p {words} && chown {owner} {words}; }}"),
+                None => format!("mkdir -p {words}"),
+            };
+            let stack = changed(build, stack, None, number, &script, builder()).await?;
             Ok(Stack {
                 workdir: Some(directory),
                 ..stack
@@ -101,10 +100,18 @@ pub(super) async fn apply(build: &Build, mut stack: Stack, step: &Parsed, number
         Parsed::Copy(wanted) => {
             let staged = copy::stage(build, wanted).await?;
             let to = absolute(&stack, &wanted.to);
-            let script = copy::script(wanted, &to);
-            changed(build, stack, Some(staged), number, &script, wanted.user.as_deref()).await
+            let owner = wanted.user.clone().or_else(|| stack.user.clone());
+            let owner = owner.unwrap_or_else(|| "user".to_owned());
+            let script = copy::script(wanted, &to, builder().map(|_| owner.as_str()));
+            let user = builder().or(wanted.user.as_deref());
+            changed(build, stack, Some(staged), number, &script, user).await
         }
     }
+}
+
+/// Who does what is not a command of the template's: root where there is a root inside, so that it may write anywhere.
+fn builder() -> Option<&'static str> {
+    rustix::process::geteuid().is_root().then_some("root")
 }
 
 /// A path as seen from the working directory.

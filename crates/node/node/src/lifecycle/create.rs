@@ -12,7 +12,7 @@ use crate::clock::now_ms;
 use crate::keeper::Keeper;
 use crate::live::Live;
 use crate::node::Inner;
-use crate::record::{Phase, SandboxRecord, Stack};
+use crate::record::{Phase, SandboxRecord, Size, Stack};
 use crate::{ids, logs, templates};
 
 /// Most bytes of labels, and of variables, of one sandbox.
@@ -23,6 +23,7 @@ pub(crate) struct Origin {
     pub(crate) template_id: String,
     pub(crate) template_name: Option<String>,
     pub(crate) stack: Stack,
+    pub(crate) size: Size,
 }
 
 /// Makes a sandbox and returns when it can take its first command.
@@ -66,7 +67,9 @@ pub(crate) fn enter(
         });
     }
     // One that waits in the pool already has its id.
-    let ready = inner.pool.take(&origin.stack);
+    let ready = (origin.size == Size::default())
+        .then(|| inner.pool.take(&origin.stack))
+        .flatten();
     let (id, keeper) = match ready {
         Some((id, keeper)) => (id, Some(keeper)),
         None => (ids::sandbox(), None),
@@ -95,6 +98,7 @@ pub(crate) fn enter(
         token: ids::secret(),
         traffic_token: is_private.then(ids::secret),
         idempotency,
+        size: origin.size,
         died: false,
     };
     let live = Live::new(record);

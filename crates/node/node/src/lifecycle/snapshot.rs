@@ -36,6 +36,7 @@ pub(crate) async fn snapshot(
         created_ms: now_ms(),
         template_name: record.template_name.clone(),
         stack: record.stack.clone(),
+        size: record.size,
         metadata: record.metadata.clone(),
         env: record.env.clone(),
     };
@@ -100,6 +101,7 @@ pub(crate) async fn fork(
             template_id: record.template_id.clone(),
             template_name: record.template_name.clone(),
             stack: record.stack.clone(),
+            size: record.size,
         };
         let _held = inner.layer_use.lock().unwrap_or_else(PoisonError::into_inner);
         copies.push(create::enter(inner, &owner, wanted, origin, None));
@@ -244,6 +246,7 @@ pub(crate) fn origin(record: SnapshotRecord) -> (create::Origin, std::collection
             template_id: record.id,
             template_name: record.name.or(record.template_name),
             stack,
+            size: record.size,
         },
         record.env,
     )
@@ -264,6 +267,7 @@ mod tests {
             created_ms: 1,
             template_name: None,
             stack: Stack::default(),
+            size: crate::record::Size::default(),
             metadata: std::collections::BTreeMap::new(),
             env: std::collections::BTreeMap::new(),
         };

@@ -57,7 +57,7 @@ async fn start_keeper(inner: &Arc<Inner>, record: &SandboxRecord) -> Result<Keep
         &record.id,
         lowers(inner, &record.stack.layers),
         record.stack.host_system,
-        &inner.config.limits,
+        &record.size.within(&inner.config.limits),
     )
     .await
     .map_err(ServiceError::internal(what))
