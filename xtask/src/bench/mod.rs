@@ -16,6 +16,7 @@ mod opens;
 mod processes;
 mod report;
 mod rounds;
+mod serve;
 mod timed;
 
 use std::error::Error;
@@ -35,6 +36,8 @@ pub(crate) struct BenchArgs {
 enum Action {
     /// Runs benchmarks: all of them, or those named.
     Run(RunArgs),
+    /// Measures `ringwall serve`: starts, commands, files, memory, churn.
+    Serve(serve::ServeArgs),
     /// Lists the benchmarks.
     List,
 }
@@ -92,6 +95,17 @@ fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
 pub(crate) fn run(args: BenchArgs) -> Result<(), Box<dyn Error>> {
     match args.action {
         Action::Run(args) => measure(&args),
+        Action::Serve(args) => {
+            let binary = binary::under_test(args.ringwall.as_deref())?;
+            let mut report = Report::start(machine::heading(&binary));
+            for section in serve::run(&args, &binary)? {
+                report.section(section);
+            }
+            if args.markdown {
+                report.append_to_docs()?;
+            }
+            Ok(())
+        }
         Action::List => {
             all().for_each(|(name, what)| println!("{name:<15}{what}"));
             Ok(())

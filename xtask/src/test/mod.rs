@@ -4,6 +4,7 @@
 mod stage;
 mod table;
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -21,6 +22,10 @@ const TESTBED_TIMEOUT_S: u64 = 900;
 const BINARY_VARIABLE: &str = "RINGWALL_BIN";
 /// The attempts' executable, which they start inside.
 const ATTEMPTS_VARIABLE: &str = "RINGWALL_ATTEMPTS_BIN";
+
+/// By which the interpreter's tests find a python with a kernel, and where Debian's is.
+const PYTHON_VARIABLE: &str = "RINGWALL_TEST_PYTHON";
+const IPYKERNEL: &str = "/usr/lib/python3/dist-packages/ipykernel";
 
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, Args)]
@@ -63,13 +68,18 @@ pub(crate) fn run(args: &TestArgs) -> Result<bool, TestError> {
         "clippy",
         with(cargo(), "clippy --workspace --all-targets -- -D warnings"),
     );
-    runner.tests(
-        "unit",
-        with(
-            cargo(),
-            "test --workspace --exclude ringwall-e2e --exclude xtask --no-fail-fast -- --show-output",
-        ),
+    if let Err(error) = packages::require(Wanted::E2e) {
+        // The tests that can run still do; those that lack a program say so themselves.
+        println!("{}", with_causes(&error));
+    }
+    let mut unit = with(
+        cargo(),
+        "test --workspace --exclude ringwall-e2e --exclude xtask --no-fail-fast -- --show-output",
     );
+    if Path::new(IPYKERNEL).exists() {
+        unit.env(PYTHON_VARIABLE, "/usr/bin/python3");
+    }
+    runner.tests("unit", unit);
     // Apart and without output: its tests print made-up summaries, which would be counted.
     runner.tests("xtask", with(cargo(), "test -p xtask --no-fail-fast"));
     if !args.quick {
@@ -99,10 +109,6 @@ fn release_stages(runner: &mut Runner, workspace: &Workspace) -> Result<(), Test
         runner.call("docs", || {
             StageOutcome::of_result(check().map_err(|error| with_causes(&error)))
         });
-    }
-    if let Err(error) = packages::require(Wanted::E2e) {
-        // The tests that can run still do; those that lack a program say so themselves.
-        println!("{}", with_causes(&error));
     }
     let mut e2e = with(cargo(), "test -p ringwall-e2e --no-fail-fast -- --nocapture");
     e2e.env(BINARY_VARIABLE, workspace.release_binary("ringwall")?);

@@ -28,6 +28,8 @@ use crate::routes;
         routes::take_snapshot,
         routes::list_snapshots,
         routes::fork,
+        routes::diff,
+        routes::import_template,
         routes::metrics,
         routes::many_metrics,
         routes::logs_v1,

@@ -136,7 +136,10 @@ pub(crate) async fn drain(body: Body) {
 /// Answers a request of the control plane. Its body, small as they are, is read before anything is decided, so that an early refusal
 /// breaks no connection; uploads are the exception.
 async fn control(app: &App, mut router: Router, request: Request<Body>) -> Response<Body> {
-    let request = if request.uri().path().starts_with("/uploads/") {
+    let request = if ["/uploads/", "/ringwall/templates/"]
+        .iter()
+        .any(|prefix| request.uri().path().starts_with(prefix))
+    {
         request
     } else {
         let (parts, body) = request.into_parts();

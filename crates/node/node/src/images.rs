@@ -226,6 +226,15 @@ pub(crate) fn unpack_upload(archive: &Path, into: &Path) -> Result<(), String> {
     Ok(())
 }
 
+/// Unpacks an archive of a root file system into a new directory, and gives it what every sandbox needs.
+pub(crate) fn unpack_root(archive: &Path, into: &Path) -> Result<(), String> {
+    let failed = |error: io::Error| format!("can't keep the root file system: {error}");
+    fs::create_dir(into).map_err(failed)?;
+    fs::set_permissions(into, fs::Permissions::from_mode(0o755)).map_err(failed)?;
+    ringwall_image::from_tar(archive, into, owners(), &Limits::default()).map_err(|error| with_causes(&error))?;
+    prepare(into).map_err(failed)
+}
+
 /// Gives a tree of ours to the sandbox's user. Nobody else works on it, so no path in it can be swapped.
 fn own_tree(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
     std::os::unix::fs::lchown(path, Some(uid), Some(gid))?;

@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use ringwall_sandbox::service::{
-    BuildId, BuildRequest, BuildStatus, ConnectSandbox, Connected, CreateSandbox, Filter, ForkSandbox, Forked,
-    LogEntry, Metrics, Network, NewTemplate, Owner, Page, PauseSandbox, Pending, SandboxInfo, SandboxService,
+    BuildId, BuildRequest, BuildStatus, ConnectSandbox, Connected, CreateSandbox, FileChange, Filter, ForkSandbox,
+    Forked, LogEntry, Metrics, Network, NewTemplate, Owner, Page, PauseSandbox, Pending, SandboxInfo, SandboxService,
     ServiceError, SnapshotFilter, SnapshotInfo, Stream, TakeSnapshot, TemplateInfo, TemplateTag,
 };
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -378,6 +378,10 @@ impl SandboxService for Node {
         })
     }
 
+    fn diff<'a>(&'a self, owner: &'a Owner, from: &'a str, to: &'a str) -> Pending<'a, Vec<FileChange>> {
+        Box::pin(lifecycle::compare::compare(&self.inner, owner, from, to))
+    }
+
     fn find<'a>(&'a self, id: &'a str) -> Pending<'a, SandboxInfo> {
         Box::pin(async move { Ok(self.inner.any(id)?.info(&self.inner.facts)) })
     }
@@ -416,6 +420,19 @@ impl SandboxService for Node {
 
     fn finish_upload<'a>(&'a self, owner: &'a Owner, hash: &'a str, file: &'a Path) -> Pending<'a, ()> {
         Box::pin(async move { templates::finish_upload(&self.inner, owner, hash, file) })
+    }
+
+    fn import_template<'a>(
+        &'a self,
+        owner: &'a Owner,
+        request: NewTemplate,
+        archive: &'a Path,
+    ) -> Pending<'a, TemplateInfo> {
+        Box::pin(templates::import(&self.inner, owner, request, archive))
+    }
+
+    fn begin_import(&self) -> std::path::PathBuf {
+        self.inner.places.fresh().join(format!("import-{}", ids::layer()))
     }
 
     fn build<'a>(

@@ -10,12 +10,12 @@ use ringwall_sandbox::service::{
 
 use crate::clock::now_ms;
 use crate::config::StartNodeError;
-use crate::ids;
 use crate::lifecycle::create::Origin;
 use crate::lifecycle::snapshot;
 use crate::node::Inner;
 use crate::record::{BuildRecord, Size, Stack, TemplateRecord};
 use crate::store::{Store, Table};
+use crate::{ids, images};
 
 /// The default template's name.
 pub(crate) const BASE: &str = "base";
@@ -479,4 +479,40 @@ pub(crate) fn settle_tags(record: &mut TemplateRecord, build: &str, mut tags: Ve
     for tag in tags {
         record.tags.insert(tag, (build.to_owned(), now));
     }
+}
+
+/// Makes a template of an archive of a root file system.
+pub(crate) async fn import(
+    inner: &Inner,
+    owner: &Owner,
+    request: NewTemplate,
+    archive: &Path,
+) -> Result<TemplateInfo, ServiceError> {
+    let what = "can't keep the root file system";
+    let into = inner.places.fresh().join(format!("root-{}", ids::layer()));
+    let (from, target) = (archive.to_owned(), into.clone());
+    let unpacked = tokio::task::spawn_blocking(move || images::unpack_root(&from, &target)).await;
+    let unpacked = unpacked.map_err(ServiceError::internal(what))?;
+    if let Err(why) = unpacked {
+        drop(inner.places.discard(&into));
+        return Err(ServiceError::Invalid(why));
+    }
+    let (info, build) = announce(inner, owner, request)?;
+    let layer = ids::layer();
+    let _held = inner.layer_use.lock().unwrap_or_else(PoisonError::into_inner);
+    std::fs::rename(&into, inner.places.layer(&layer)).map_err(ServiceError::internal(what))?;
+    change(inner, owner, &info.id, |record| {
+        if let Some(found) = record.builds.get_mut(&build.0) {
+            found.state = BuildState::Ready;
+            found.stack = Some(Stack {
+                layers: vec![layer],
+                ..Stack::default()
+            });
+            let tags = found.tags.clone();
+            settle_tags(record, &build.0, tags);
+        }
+        Ok(())
+    })?;
+    inner.store.sync().map_err(ServiceError::internal(what))?;
+    get(inner, owner, &info.id)
 }

@@ -358,6 +358,14 @@ pub(crate) struct ForkResult {
     pub(crate) error: Option<ErrorBody>,
 }
 
+/// One file that differs.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct FileChangeBody {
+    /// `A` added, `D` removed, `M` other content, `m` other mode or owner only.
+    pub(crate) kind: String,
+    pub(crate) path: String,
+}
+
 /// One measurement.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

@@ -24,7 +24,8 @@ pub(crate) use template_builds::*;
 pub(crate) use templates::*;
 
 /// First components of paths that belong to the control plane, whatever headers a request carries.
-pub(crate) const PREFIXES: [&str; 12] = [
+pub(crate) const PREFIXES: [&str; 13] = [
+    "ringwall",
     "sandboxes",
     "v2",
     "v3",
@@ -59,6 +60,8 @@ pub(crate) fn router(app: App) -> Router {
         .route("/sandboxes/{id}/snapshots", post(take_snapshot))
         .route("/sandboxes/{id}/fork", post(fork))
         .route("/snapshots", get(list_snapshots))
+        .route("/ringwall/diff", get(diff))
+        .route("/ringwall/templates/{name}", put(import_template))
         .route("/templates", get(list_templates))
         .route("/v2/templates", get(list_templates))
         .route("/v3/templates", post(announce_template))

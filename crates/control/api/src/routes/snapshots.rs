@@ -11,7 +11,7 @@ use super::body::{Body, Query};
 use super::sandboxes::{page_size, paged};
 use crate::app::App;
 use crate::caller::Caller;
-use crate::dto::{ForkBody, ForkResult, Sandbox, Snapshot, SnapshotBody};
+use crate::dto::{FileChangeBody, ForkBody, ForkResult, Sandbox, Snapshot, SnapshotBody};
 use crate::error::{ApiError, ErrorBody};
 
 /// Freezes the files of a sandbox as something that sandboxes can start from. Its processes start anew.
@@ -87,4 +87,25 @@ pub(crate) async fn fork(
         }
     });
     Ok((StatusCode::CREATED, Json(results.collect())))
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct DiffQuery {
+    from: String,
+    to: String,
+}
+
+/// What differs between the files of two sandboxes or snapshots. (Ringwall's own; E2B has no such call.)
+#[utoipa::path(get, path = "/ringwall/diff", params(("from" = String, Query), ("to" = String, Query)), responses((status = 200, body = Vec<FileChangeBody>), (status = 404)))]
+pub(crate) async fn diff(
+    State(app): State<App>,
+    Caller(owner): Caller,
+    Query(query): Query<DiffQuery>,
+) -> Result<Json<Vec<FileChangeBody>>, ApiError> {
+    let found = app.sandboxes.diff(&owner, &query.from, &query.to).await?;
+    let bodies = found.into_iter().map(|change| FileChangeBody {
+        kind: change.kind.to_string(),
+        path: change.path,
+    });
+    Ok(Json(bodies.collect()))
 }

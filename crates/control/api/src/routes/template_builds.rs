@@ -8,14 +8,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::StreamExt as _;
 use http::header::{CONTENT_LENGTH, HOST};
 use http::{HeaderMap, StatusCode};
-use ringwall_sandbox::service::{Owner, ServiceError};
+use ringwall_sandbox::service::{NewTemplate, Owner, ServiceError};
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt as _;
 
 use super::body::{Body, Query};
 use crate::app::App;
 use crate::caller::Caller;
-use crate::dto::{BuildBody, BuildStatusBody, UploadPlace};
+use crate::dto::{BuildBody, BuildStatusBody, TemplateBody, UploadPlace};
 use crate::error::ApiError;
 
 /// Largest archive of files for COPY.
@@ -70,10 +70,6 @@ pub(crate) async fn upload(
             "this upload URL is not valid, or the server was restarted; ask for a new one",
         ));
     }
-    let too_long = || {
-        let message = format!("the archive is longer than {MAX_UPLOAD_BYTES} bytes");
-        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
-    };
     let said = request
         .headers()
         .get(CONTENT_LENGTH)
@@ -94,6 +90,42 @@ pub(crate) async fn upload(
         Ok(false) => Err(too_long()),
         Err(error) => Err(ServiceError::internal("the upload was not received whole")(error).into()),
     }
+}
+
+/// Makes a template of a root file system: the body is a tar archive, plain, gzip or zstd. (Ringwall's own; E2B has no such call.)
+#[utoipa::path(put, path = "/ringwall/templates/{name}", params(("name" = String, Path)), responses((status = 201, body = TemplateBody), (status = 400, description = "The archive is refused; the message says why"), (status = 413)))]
+pub(crate) async fn import_template(
+    State(app): State<App>,
+    Caller(owner): Caller,
+    Path(name): Path<String>,
+    request: Request,
+) -> Result<(StatusCode, Json<TemplateBody>), ApiError> {
+    let path = app.sandboxes.begin_import();
+    let received = receive(request.into_body(), &path).await;
+    let imported = match received {
+        Ok(true) => {
+            let wanted = NewTemplate {
+                name,
+                ..NewTemplate::default()
+            };
+            app.sandboxes
+                .import_template(&owner, wanted, &path)
+                .await
+                .map_err(ApiError::from)
+        }
+        Ok(false) => Err(too_long()),
+        Err(error) => Err(ServiceError::internal("the archive was not received whole")(error).into()),
+    };
+    drop(tokio::fs::remove_file(&path).await);
+    Ok((
+        StatusCode::CREATED,
+        Json(TemplateBody::new(imported?, &app.config.envd_version)),
+    ))
+}
+
+fn too_long() -> ApiError {
+    let message = format!("the archive is longer than {MAX_UPLOAD_BYTES} bytes");
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
 }
 
 /// Writes a body to a file; `false` when it is too long.

@@ -1,5 +1,6 @@
 //! The transitions of a sandbox, a file for each family.
 
+pub(crate) mod compare;
 pub(crate) mod create;
 pub(crate) mod kill;
 pub(crate) mod list;

@@ -18,7 +18,7 @@ pub use template::{
     TemplateInfo, TemplateTag,
 };
 pub use view::{
-    Connected, Forked, LogEntry, Metrics, OnTimeout, Page, PauseMode, SandboxInfo, SandboxState, SnapshotInfo,
+    Connected, FileChange, Forked, LogEntry, Metrics, OnTimeout, Page, PauseMode, SandboxInfo, SandboxState, SnapshotInfo,
     StartedAs,
 };
 
@@ -75,6 +75,9 @@ pub trait SandboxService: Send + Sync + std::fmt::Debug {
     /// Replaces the network rules.
     fn set_network<'a>(&'a self, owner: &'a Owner, id: &'a str, network: Network) -> Pending<'a, ()>;
 
+    /// Compares the files of two sandboxes or snapshots: what changed going from the first to the second, by path.
+    fn diff<'a>(&'a self, owner: &'a Owner, from: &'a str, to: &'a str) -> Pending<'a, Vec<FileChange>>;
+
     /// Returns what is known about a sandbox of anybody's; for the data plane, where the sandbox's own token is the proof of right.
     fn find<'a>(&'a self, id: &'a str) -> Pending<'a, SandboxInfo>;
     /// Returns every live sandbox's id and token, for URLs that are signed but name no sandbox.
@@ -97,6 +100,15 @@ pub trait SandboxService: Send + Sync + std::fmt::Debug {
     ) -> Pending<'a, std::path::PathBuf>;
     /// Takes an uploaded archive over.
     fn finish_upload<'a>(&'a self, owner: &'a Owner, hash: &'a str, file: &'a std::path::Path) -> Pending<'a, ()>;
+    /// Makes a template of an uploaded archive of a root file system.
+    fn import_template<'a>(
+        &'a self,
+        owner: &'a Owner,
+        request: NewTemplate,
+        archive: &'a std::path::Path,
+    ) -> Pending<'a, TemplateInfo>;
+    /// Returns a path that an archive of a root file system can be received at.
+    fn begin_import(&self) -> std::path::PathBuf;
     /// Starts building.
     fn build<'a>(
         &'a self,

@@ -143,6 +143,15 @@ pub struct Metrics {
     pub disk_total: u64,
 }
 
+/// One file that differs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileChange {
+    /// `A` added, `D` removed, `M` other content, `m` other mode or owner only.
+    pub kind: char,
+    /// The path inside.
+    pub path: String,
+}
+
 /// One line of a sandbox's log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogEntry {
