@@ -1,7 +1,8 @@
 //! The agent: the program inside a sandbox that serves E2B's `envd` API over a Unix socket the host holds the other end of.
 //!
 //! A request passes `server` (connections) -> `router` (path, token) -> one of `rest`, `files`, `process`, `filesystem`. Everything runs on
-//! one thread; only file I/O leaves it, for one of two blocking threads. The agent trusts the host, and nothing else in the sandbox.
+//! one thread; only file I/O leaves it, for one of two blocking threads, and is done with the rights of the request's user (`rights`). The agent
+//! trusts the host, and nothing else in the sandbox.
 
 mod agent;
 mod arguments;
@@ -13,6 +14,7 @@ mod paths;
 mod ports;
 mod process;
 mod rest;
+mod rights;
 mod router;
 mod rpc;
 mod server;
@@ -74,13 +76,21 @@ fn run(arguments: Vec<OsString>) -> Result<(), RunError> {
     ringwall_sys::process::close_on_exec_from(3).map_err(RunError::Prepare)?;
     // Opens files under /proc/self that are root's once the process is not dumpable.
     let agent = Rc::new(Agent::new());
+    rights::keep_from_programs().map_err(RunError::Prepare)?;
     ringwall_sys::privilege::set_dumpable(false).map_err(RunError::Prepare)?;
     // All signals become events of a descriptor: PID 1 has no default actions, and a write to a closed pipe is an error, not a death.
     ringwall_sys::signal::block_all().map_err(RunError::Prepare)?;
     if std::process::id() != 1 {
         ringwall_sys::privilege::adopt_orphans().map_err(RunError::Prepare)?;
     }
+    let has_many_users = agent.identity.has_many_users();
     let runtime = tokio::runtime::Builder::new_current_thread()
+        .on_thread_start(move || {
+            // Runs on blocking threads only. One with too many rights must not work at all.
+            if has_many_users && rights::reduce_to_file_work().is_err() {
+                ringwall_sys::process::exit_now(i32::from(EXIT_FAILURE));
+            }
+        })
         .enable_io()
         .enable_time()
         .max_blocking_threads(BLOCKING_THREADS)

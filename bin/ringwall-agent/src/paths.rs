@@ -69,6 +69,7 @@ mod tests {
         let user = User {
             name: "user".to_owned(),
             home: "/home/user".into(),
+            ids: None,
         };
         let resolved = |path| resolve(path, &user).map(|path| path.to_string_lossy().into_owned());
         assert_eq!(resolved("/a/./b/../c/").unwrap(), "/a/c");

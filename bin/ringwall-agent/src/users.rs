@@ -1,4 +1,4 @@
-//! Who a request runs as: names are looked up in the sandbox's own passwd, but there is one user id.
+//! Who a request runs as: names are looked up in the sandbox's own passwd. A sandbox of root's has 65,536 user ids, any other has one.
 
 use std::path::{Path, PathBuf};
 
@@ -6,11 +6,17 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use ringwall_sys::user::Ids;
 
 use crate::agent::Agent;
+use crate::rights;
 
 /// The user of every client that does not say otherwise.
 const DEFAULT_USER: &str = "user";
+/// Its ids where there are many and passwd does not say: those of E2B's templates.
+const DEFAULT_IDS: Ids = Ids { uid: 1000, gid: 1000 };
+/// Ids of a sandbox of root's, from 0 up; its user namespace maps no others.
+const IDS: u32 = 65_536;
 /// Largest account file read; they are a few KiB.
 const MAX_ACCOUNTS_BYTES: u64 = 1024 * 1024;
 
@@ -19,6 +25,7 @@ const MAX_ACCOUNTS_BYTES: u64 = 1024 * 1024;
 pub(crate) struct Identity {
     uid: u32,
     home: Option<PathBuf>,
+    has_many_users: bool,
 }
 
 /// Who a request is for.
@@ -28,6 +35,8 @@ pub(crate) struct User {
     pub(crate) name: String,
     /// Home directory.
     pub(crate) home: PathBuf,
+    /// Whose rights its programs and files have; `None` for the agent's own, where there are no others.
+    pub(crate) ids: Option<Ids>,
 }
 
 /// Why a user was refused.
@@ -37,6 +46,8 @@ pub(crate) enum UserError {
     Unknown(String),
     #[error("user '{name}' is not available in this sandbox: it has the one user id {uid}")]
     OtherId { name: String, uid: u32 },
+    #[error("user '{name}' is not available in this sandbox: its ids {uid}:{gid} are not below {IDS}")]
+    NotMapped { name: String, uid: u32, gid: u32 },
     #[error("the Authorization header is not Basic with a user name")]
     Malformed,
 }
@@ -49,10 +60,62 @@ impl Identity {
             home: std::env::var_os("HOME")
                 .filter(|home| !home.is_empty())
                 .map(PathBuf::from),
+            has_many_users: rights::has_many_users(),
         }
     }
 
+    /// Whether requests may be for other users than the agent's own.
+    pub(crate) fn has_many_users(&self) -> bool {
+        self.has_many_users
+    }
+
     fn resolve(&self, name: &str, passwd: &str) -> Result<User, UserError> {
+        if self.has_many_users {
+            self.resolve_any(name, passwd)
+        } else {
+            self.resolve_own(name, passwd)
+        }
+    }
+
+    /// Finds a user where there are many ids.
+    fn resolve_any(&self, name: &str, passwd: &str) -> Result<User, UserError> {
+        let found = accounts(passwd).find(|account| account.name == name);
+        let (ids, home) = match (found, name) {
+            (Some(account), _) => {
+                let gid = account.gid.unwrap_or(account.uid);
+                (Ids { uid: account.uid, gid }, account.home.into())
+            }
+            // Images need not know them; clients ask for both all the same.
+            (None, "root") => (Ids { uid: 0, gid: 0 }, PathBuf::from("/root")),
+            (None, DEFAULT_USER) => {
+                let of_that_id = accounts(passwd).find(|account| account.uid == DEFAULT_IDS.uid);
+                let gid = of_that_id.as_ref().and_then(|account| account.gid);
+                let ids = Ids {
+                    gid: gid.unwrap_or(DEFAULT_IDS.gid),
+                    ..DEFAULT_IDS
+                };
+                let home = self
+                    .home
+                    .clone()
+                    .or_else(|| of_that_id.map(|account| account.home.into()));
+                (ids, home.unwrap_or_else(|| PathBuf::from("/")))
+            }
+            _ => return Err(UserError::Unknown(name.to_owned())),
+        };
+        let name = name.to_owned();
+        if ids.uid >= IDS || ids.gid >= IDS {
+            let Ids { uid, gid } = ids;
+            return Err(UserError::NotMapped { name, uid, gid });
+        }
+        Ok(User {
+            name,
+            home,
+            ids: Some(ids),
+        })
+    }
+
+    /// Finds a user where there is one id.
+    fn resolve_own(&self, name: &str, passwd: &str) -> Result<User, UserError> {
         let Some(account) = accounts(passwd).find(|account| account.name == name) else {
             // Images need not know E2B's default user; every client asks for it.
             if name != DEFAULT_USER {
@@ -63,6 +126,7 @@ impl Identity {
             return Ok(User {
                 name: name.to_owned(),
                 home: home.unwrap_or_else(|| PathBuf::from("/")),
+                ids: None,
             });
         };
         if account.uid != self.uid {
@@ -74,6 +138,7 @@ impl Identity {
         Ok(User {
             name: name.to_owned(),
             home: account.home.into(),
+            ids: None,
         })
     }
 }
@@ -109,6 +174,7 @@ fn basic_user(header: &str) -> Option<String> {
 struct Account<'a> {
     name: &'a str,
     uid: u32,
+    gid: Option<u32>,
     home: &'a str,
 }
 
@@ -117,8 +183,9 @@ fn accounts(passwd: &str) -> impl Iterator<Item = Account<'_>> {
     passwd.lines().filter_map(|line| {
         let mut fields = line.split(':');
         let (name, uid) = (fields.next()?, fields.nth(1)?.parse().ok()?);
-        let home = fields.nth(2).filter(|home| !home.is_empty()).unwrap_or("/");
-        Some(Account { name, uid, home })
+        let gid = fields.next().and_then(|gid| gid.parse().ok());
+        let home = fields.nth(1).filter(|home| !home.is_empty()).unwrap_or("/");
+        Some(Account { name, uid, gid, home })
     })
 }
 
@@ -156,6 +223,36 @@ mod tests {
         Identity {
             uid,
             home: home.map(PathBuf::from),
+            has_many_users: false,
+        }
+    }
+
+    #[test]
+    fn among_many_ids_every_account_is_accepted() {
+        let me = Identity {
+            has_many_users: true,
+            ..identity(0, None)
+        };
+        let found = |name: &str, passwd: &str| {
+            let user = me.resolve(name, passwd).unwrap();
+            let ids = user.ids.unwrap();
+            (ids.uid, ids.gid, user.home.to_string_lossy().into_owned())
+        };
+        assert_eq!(found("root", PASSWD), (0, 0, "/root".to_owned()));
+        assert_eq!(found("user", PASSWD), (1000, 1000, "/home/user".to_owned()));
+        assert_eq!(found("other", PASSWD), (1000, 5, "/o".to_owned()));
+        assert_eq!(found("root", ""), (0, 0, "/root".to_owned()));
+        assert_eq!(found("user", ""), (1000, 1000, "/".to_owned()));
+        assert_eq!(
+            found("user", "ubuntu:x:1000:7::/home/ubuntu:/bin/sh"),
+            (1000, 7, "/home/ubuntu".to_owned())
+        );
+        assert_eq!(me.resolve("1000", PASSWD), Err(UserError::Unknown("1000".to_owned())));
+        for passwd in ["far:x:65536:0::/:", "far:x:1:65536::/:", "far:x:4294967295:0::/:"] {
+            assert!(
+                matches!(me.resolve("far", passwd), Err(UserError::NotMapped { .. })),
+                "{passwd}"
+            );
         }
     }
 

@@ -17,3 +17,5 @@ mod ports;
 mod process;
 #[path = "agent/sandbox.rs"]
 mod sandbox;
+#[path = "agent/users.rs"]
+mod users;

@@ -1,7 +1,11 @@
 //! The command line as typed. Values are parsed here; what they mean together is checked by the policy.
 
+mod service;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
+
+pub(crate) use service::*;
 
 use clap::{Args, Parser, Subcommand};
 use ringwall_policy::{Changes, EnvOverride, Mount, NetworkMode, Overrides};
@@ -25,14 +29,34 @@ pub(crate) enum Command {
     Commit(CommitArgs),
     /// Throw away what a sandbox changed.
     Discard(NameArgs),
-    /// List this user's sandboxes.
+    /// Make a sandbox that stays, and print its id.
+    Create(CreateArgs),
+    /// Run a command in a sandbox made by `create`.
+    Exec(Box<ExecArgs>),
+    /// Open a shell in a sandbox.
+    Shell(ShellArgs),
+    /// Copy files to or from a sandbox.
+    Cp(CpArgs),
+    /// List sandboxes: those of `run`, and the service's.
     Ps(PsArgs),
+    /// Freeze a sandbox.
+    Pause(IdArgs),
+    /// Let a paused sandbox go on.
+    Resume(ResumeArgs),
+    /// Keep a sandbox's files as something to start from.
+    Snapshot(SnapshotArgs),
+    /// Make copies of a sandbox.
+    Fork(ForkArgs),
+    /// Say where a sandbox's port is reached, or forward it.
+    Port(PortArgs),
+    /// Build, list and remove templates.
+    Template(TemplateArgs),
     /// Show everything known about a sandbox.
     Inspect(NameArgs),
-    /// End a running sandbox.
-    Kill(NameArgs),
-    /// Print the stored output of a sandbox run with --log.
-    Logs(NameArgs),
+    /// End sandboxes.
+    Kill(KillArgs),
+    /// Print what is logged of a sandbox: the output of `run --log`, or what happened to one of the service.
+    Logs(LogsArgs),
     /// Remove what crashes left over.
     Gc(GcArgs),
     /// Serve sandboxes to E2B clients.
@@ -180,8 +204,9 @@ pub(crate) struct CommitArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = WHERE)]
 pub(crate) struct PsArgs {
-    /// Also list what is not running.
+    /// Also list what is not running: ended, and paused.
     #[arg(short, long)]
     pub(crate) all: bool,
     /// Print JSON.

@@ -10,13 +10,13 @@ pub(crate) const OWN: u8 = 125;
 /// A failed command.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    pub(crate) error: Box<dyn Error>,
+    pub(crate) error: Box<dyn Error + Send + Sync>,
     pub(crate) hint: Option<String>,
     pub(crate) code: u8,
 }
 
 impl Failure {
-    pub(crate) fn usage(error: impl Into<Box<dyn Error>>) -> Self {
+    pub(crate) fn usage(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Failure {
             error: error.into(),
             hint: None,
@@ -24,7 +24,7 @@ impl Failure {
         }
     }
 
-    pub(crate) fn own(error: impl Into<Box<dyn Error>>) -> Self {
+    pub(crate) fn own(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Failure {
             error: error.into(),
             hint: None,

@@ -4,6 +4,7 @@
 mod args;
 mod commands;
 mod failure;
+mod remote;
 mod ui;
 
 use std::process::ExitCode;

@@ -3,11 +3,14 @@
 //! A test that needs root runs everything a second time as [`User::Ordinary`]; without root that user is whoever runs the tests, and
 //! the root part says `SKIPPED`.
 
+pub mod serve;
+
 use std::ffi::OsStr;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 
 /// A user id that no ordinary machine has.
 pub const ORDINARY_UID: u32 = 54321;
@@ -36,12 +39,22 @@ pub fn users() -> Vec<User> {
     }
 }
 
+static BINARY: OnceLock<PathBuf> = OnceLock::new();
+
+/// Chooses the binary under test for this process, before any other choice. Only the first call counts.
+pub fn use_binary(path: &Path) {
+    drop(BINARY.set(path.to_owned()));
+}
+
 /// Returns the binary under test: `RINGWALL_BIN`, else the newest build in `target/`.
 ///
 /// # Panics
 /// When there is none.
 #[must_use]
 pub fn ringwall() -> PathBuf {
+    if let Some(path) = BINARY.get() {
+        return path.clone();
+    }
     if let Some(path) = std::env::var_os("RINGWALL_BIN") {
         return PathBuf::from(path);
     }

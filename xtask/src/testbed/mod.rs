@@ -27,11 +27,13 @@ use crate::tally::{Counts, Tally};
 pub(crate) use machine::Machine;
 
 /// The suites that testbed/guest/run-tests knows, in the order they run.
-pub(crate) const SUITES: [&str; 8] = [
+pub(crate) const SUITES: [&str; 10] = [
     "doctor",
     "unit",
     "smoke-root",
     "smoke-user",
+    "serve-root",
+    "serve-user",
     "namespace-root",
     "namespace-user",
     "landlock-root",

@@ -17,6 +17,7 @@ use super::query::Query;
 use crate::agent::Agent;
 use crate::body::{Body, Reply};
 use crate::paths;
+use crate::rights::as_user;
 use crate::router::Access;
 
 /// Bytes read at a time.
@@ -35,7 +36,8 @@ async fn try_download(agent: &Agent, access: Access, request: Request<Incoming>)
     let query = Query::parse(parts.uri.query().unwrap_or_default());
     let user = query.admit(agent, access, Operation::Read, &parts)?;
     let path = paths::resolve(query.path.as_deref().ok_or(FileError::NoPath)?, &user)?;
-    let stream = spawn_blocking(move || open(path)).await.map_err(|_| FileError::Cut)??;
+    // What is open stays readable: only the opening needs the user's rights.
+    let stream = as_user(&user, move || open(path)).await??;
     let mut reply = Response::new(Body::File(stream));
     reply
         .headers_mut()

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use crate::body::{self, Reply};
 use crate::paths::PathError;
+use crate::rights::RightsError;
 use crate::users::UserError;
 
 /// Every way that `/files` can fail.
@@ -32,8 +33,8 @@ pub(super) enum FileError {
     Request(&'static str),
     #[error("the request's body can't be read: {0}")]
     Body(String),
-    #[error("the operation was cut short")]
-    Cut,
+    #[error(transparent)]
+    Rights(#[from] RightsError),
 }
 
 impl FileError {
@@ -53,7 +54,7 @@ impl FileError {
             | FileError::Request(_)
             | FileError::Body(_)
             | FileError::Metadata { .. } => StatusCode::BAD_REQUEST,
-            FileError::Cut => StatusCode::INTERNAL_SERVER_ERROR,
+            FileError::Rights(_) => StatusCode::INTERNAL_SERVER_ERROR,
             FileError::Io { source, .. } => io_status(source),
         }
     }

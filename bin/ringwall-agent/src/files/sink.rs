@@ -12,6 +12,8 @@ use tokio::task::spawn_blocking;
 
 use super::failure::FileError;
 use crate::filesystem::metadata;
+use crate::rights::{RightsError, as_user};
+use crate::users::User;
 
 /// Bytes gathered before a write.
 const BATCH_BYTES: usize = 256 * 1024;
@@ -19,6 +21,7 @@ const BATCH_BYTES: usize = 256 * 1024;
 /// A file being written.
 #[derive(Debug)]
 pub(super) struct Sink {
+    user: User,
     path: PathBuf,
     file: File,
     batch: Vec<Bytes>,
@@ -26,14 +29,15 @@ pub(super) struct Sink {
 }
 
 impl Sink {
-    /// Creates or empties a file, with its parents.
-    pub(super) async fn create(path: PathBuf) -> Result<Self, FileError> {
-        let opened = spawn_blocking(move || {
+    /// Creates or empties a file, with its parents; what is new belongs to the user.
+    pub(super) async fn create(path: PathBuf, user: User) -> Result<Self, FileError> {
+        let opened = as_user(&user, move || {
             let file = create(&path).map_err(FileError::at(&path))?;
             Ok::<_, FileError>((path, file))
         });
-        let (path, file) = opened.await.map_err(|_| FileError::Cut)??;
+        let (path, file) = opened.await??;
         Ok(Sink {
+            user,
             path,
             file,
             batch: Vec::new(),
@@ -62,13 +66,13 @@ impl Sink {
                 .map_err(FileError::at(&self.path))?;
             Ok(self)
         });
-        written.await.map_err(|_| FileError::Cut)?
+        written.await.map_err(|_| RightsError::Cut)?
     }
 
     /// Writes the rest and what is stored with the file.
     pub(super) async fn finish(self, stored: BTreeMap<String, String>) -> Result<WrittenFile, FileError> {
-        let Sink { path, file, .. } = self.flush().await?;
-        let stored = spawn_blocking(move || {
+        let Sink { user, path, file, .. } = self.flush().await?;
+        let stored = as_user(&user, move || {
             metadata::store(&file, &stored).map_err(|source| {
                 let path = path.clone();
                 if metadata::is_unsupported(&source) {
@@ -79,7 +83,7 @@ impl Sink {
             })?;
             Ok::<_, FileError>((path, stored))
         });
-        let (path, stored) = stored.await.map_err(|_| FileError::Cut)??;
+        let (path, stored) = stored.await??;
         let name = path.file_name().unwrap_or_default();
         Ok(WrittenFile {
             name: name.to_string_lossy().into_owned(),

@@ -104,7 +104,7 @@ async fn upload_one(
     mut contents: impl Stream<Item = Result<Bytes, FileError>> + Unpin,
     stored: BTreeMap<String, String>,
 ) -> Result<WrittenFile, FileError> {
-    let mut sink = Sink::create(paths::resolve(path, user)?).await?;
+    let mut sink = Sink::create(paths::resolve(path, user)?, user.clone()).await?;
     while let Some(piece) = contents.try_next().await? {
         sink = sink.write(piece).await?;
     }

@@ -1,4 +1,4 @@
-//! Calls that end at once. All block, so they run on a blocking thread.
+//! Calls that end at once. All block, so they run on a blocking thread, with the rights of their user.
 
 use std::io;
 use std::path::Path;

@@ -12,10 +12,11 @@ use ringwall_agent_proto::process::Empty;
 use ringwall_agent_proto::{Code, RpcError};
 
 use super::operations;
-use super::watch::{self, Watch, blocking};
+use super::watch::{self, Watch};
 use crate::agent::Agent;
 use crate::body::{Body, Reply};
 use crate::paths;
+use crate::rights::as_user;
 use crate::rpc::stream::EventStream;
 use crate::rpc::{self, CallOptions};
 use crate::users::{self, User};
@@ -30,8 +31,9 @@ pub(crate) async fn call(agent: Rc<Agent>, method: &str, request: Request<Incomi
         "Remove" => rpc::unary(request, async |it| one_path(user, it, operations::remove).await).await,
         "ListDir" => {
             rpc::unary(request, async |it: ListDirRequest| {
-                let path = resolve(&it.path, &user?)?;
-                blocking(move || operations::list(&path, it.depth)).await?
+                let user = user?;
+                let path = resolve(&it.path, &user)?;
+                as_user(&user, move || operations::list(&path, it.depth)).await?
             })
             .await
         }
@@ -39,7 +41,7 @@ pub(crate) async fn call(agent: Rc<Agent>, method: &str, request: Request<Incomi
             rpc::unary(request, async |it: MoveRequest| {
                 let user = user?;
                 let (source, destination) = (resolve(&it.source, &user)?, resolve(&it.destination, &user)?);
-                blocking(move || operations::rename(&source, &destination)).await?
+                as_user(&user, move || operations::rename(&source, &destination)).await?
             })
             .await
         }
@@ -68,14 +70,15 @@ async fn one_path<Res: Send + 'static>(
     request: PathRequest,
     operation: impl FnOnce(&std::path::Path) -> Result<Res, RpcError> + Send + 'static,
 ) -> Result<Res, RpcError> {
-    let path = resolve(&request.path, &user?)?;
-    blocking(move || operation(&path)).await?
+    let user = user?;
+    let path = resolve(&request.path, &user)?;
+    as_user(&user, move || operation(&path)).await?
 }
 
 async fn create_watcher(agent: &Agent, user: &User, request: WatchRequest) -> Result<WatcherRef, RpcError> {
     agent.watchers.check_room()?;
     let path = resolve(&request.path, user)?;
-    let watch = Watch::open(&request, path).await?;
+    let watch = Watch::open(&request, path, user.clone()).await?;
     // Again: others may have come in while this one was opened.
     agent.watchers.check_room()?;
     Ok(WatcherRef {
@@ -90,8 +93,9 @@ async fn watch_dir(user: Result<User, RpcError>, request: Request<Incoming>) -> 
     let opened = async {
         let options = CallOptions::of(request.headers())?;
         let message: WatchRequest = rpc::stream_request(request).await?;
-        let path = resolve(&message.path, &user?)?;
-        let watch = Watch::open(&message, path).await?;
+        let user = user?;
+        let path = resolve(&message.path, &user)?;
+        let watch = Watch::open(&message, path, user).await?;
         Ok((options, watch))
     };
     match opened.await {

@@ -1,6 +1,7 @@
 //! Opening a watch for a client, and turning its changes into events.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ringwall_agent_proto::filesystem::{FilesystemEvent, WatchEvent, WatchRequest};
 use ringwall_agent_proto::process::Empty;
@@ -11,7 +12,9 @@ use super::failure::failure;
 use super::operations;
 use super::tree::Tree;
 use crate::descriptor::{self, Watched};
+use crate::rights::as_user;
 use crate::rpc::stream::FrameSender;
+use crate::users::User;
 
 /// `f_type` of file systems that other machines change unseen (linux/magic.h): NFS, SMB, CIFS, SMB2, 9P, Ceph, AFS, FUSE.
 const NETWORK_MAGICS: [u64; 8] = [
@@ -28,45 +31,70 @@ const NETWORK_MAGICS: [u64; 8] = [
 /// A watch that is on.
 #[derive(Debug)]
 pub(super) struct Watch {
-    tree: Tree,
+    user: User,
+    /// Shared with the blocking thread that reads it: reading adds watches for new directories and looks at what has changed.
+    state: Arc<Mutex<State>>,
     ready: Watched,
+}
+
+#[derive(Debug)]
+struct State {
+    tree: Tree,
     accounts: Option<Accounts>,
 }
 
 impl Watch {
     /// Starts watching what the request asks for.
-    pub(super) async fn open(request: &WatchRequest, path: PathBuf) -> Result<Self, RpcError> {
-        let (recursive, anywhere) = (request.recursive, request.allow_network_mounts);
-        let tree = blocking(move || open_tree(path, recursive, anywhere)).await??;
-        let internal = |error: std::io::Error| failure(tree.root(), &error);
-        let ready = tree.queue().and_then(descriptor::watch).map_err(internal)?;
+    pub(super) async fn open(request: &WatchRequest, path: PathBuf, user: User) -> Result<Self, RpcError> {
+        let (recursive, anywhere, entries) = (request.recursive, request.allow_network_mounts, request.include_entry);
+        let state = as_user(&user, move || {
+            let tree = open_tree(path, recursive, anywhere)?;
+            let accounts = entries.then(Accounts::read);
+            Ok::<_, RpcError>(State { tree, accounts })
+        });
+        let state = state.await??;
+        let internal = |error: std::io::Error| failure(state.tree.root(), &error);
+        let ready = state.tree.queue().and_then(descriptor::watch).map_err(internal)?;
         Ok(Watch {
-            tree,
+            user,
+            state: Arc::new(Mutex::new(state)),
             ready,
-            accounts: request.include_entry.then(Accounts::read),
         })
     }
 
-    /// Waits for events. Dropping the future loses none.
+    /// Waits for events. Dropping the future may lose some, so that the watch is of no use afterwards.
     pub(super) async fn next(&mut self) -> std::io::Result<Vec<FilesystemEvent>> {
         loop {
             let mut guard = self.ready.readable().await?;
-            let Some(changes) = self.tree.read()? else {
-                guard.clear_ready();
-                continue;
-            };
-            let (root, accounts) = (self.tree.root(), &self.accounts);
-            let event = |change: super::tree::Change| FilesystemEvent {
-                name: change.path.to_string_lossy().into_owned(),
-                kind: change.kind,
-                // One lstat and little more; a batch is a few dozen.
-                entry: accounts
-                    .as_ref()
-                    .and_then(|accounts| operations::entry(&root.join(change.path), accounts))
-                    .map(Box::new),
-            };
-            return Ok(changes.into_iter().map(event).collect());
+            let state = self.state.clone();
+            let read = as_user(&self.user, move || {
+                state.lock().unwrap_or_else(PoisonError::into_inner).read()
+            });
+            match read.await.map_err(std::io::Error::other)?? {
+                Some(events) => return Ok(events),
+                // What has come since the read makes it ready anew.
+                None => guard.clear_ready(),
+            }
         }
+    }
+}
+
+impl State {
+    /// Reads some of what has happened; `None` when there is nothing more.
+    fn read(&mut self) -> std::io::Result<Option<Vec<FilesystemEvent>>> {
+        let Some(changes) = self.tree.read()? else {
+            return Ok(None);
+        };
+        let (root, accounts) = (self.tree.root(), &self.accounts);
+        let event = |change: super::tree::Change| FilesystemEvent {
+            name: change.path.to_string_lossy().into_owned(),
+            kind: change.kind,
+            entry: accounts
+                .as_ref()
+                .and_then(|accounts| operations::entry(&root.join(change.path), accounts))
+                .map(Box::new),
+        };
+        Ok(Some(changes.into_iter().map(event).collect()))
     }
 }
 
@@ -116,11 +144,4 @@ pub(super) async fn stream(mut watch: Watch, listener: FrameSender) {
             }
         }
     }
-}
-
-/// Runs file work on a blocking thread.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RpcError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|_| RpcError::new(Code::Internal, "the operation was cut short"))
 }

@@ -46,7 +46,7 @@ struct Opened {
 async fn server_stream<Req: serde::de::DeserializeOwned>(
     agent: &Rc<Agent>,
     request: Request<Incoming>,
-    open: impl FnOnce(&Rc<Agent>, Req, Opened) -> Result<(), RpcError>,
+    open: impl AsyncFnOnce(&Rc<Agent>, Req, Opened) -> Result<(), RpcError>,
 ) -> Reply {
     if let Some(reply) = rpc::refuse_unless_stream(request.headers()) {
         return reply;
@@ -61,7 +61,7 @@ async fn server_stream<Req: serde::de::DeserializeOwned>(
             options,
             listener,
         };
-        open(agent, message, opened)?;
+        open(agent, message, opened).await?;
         Ok(stream)
     };
     match opened.await {
@@ -70,15 +70,15 @@ async fn server_stream<Req: serde::de::DeserializeOwned>(
     }
 }
 
-fn start_process(agent: &Rc<Agent>, request: StartRequest, opened: Opened) -> Result<(), RpcError> {
+async fn start_process(agent: &Rc<Agent>, request: StartRequest, opened: Opened) -> Result<(), RpcError> {
     let user = users::of_headers(agent, &opened.headers)
         .map_err(|error| RpcError::new(Code::Unauthenticated, error.to_string()))?;
     // The call's timeout is the process's: it is killed when it passes.
-    start::start(agent, request, &user, opened.options.deadline, opened.listener)
+    start::start(agent, request, &user, opened.options.deadline, opened.listener).await
 }
 
 /// Joins a running process. The timeout here ends only the stream.
-fn connect(agent: &Rc<Agent>, request: SelectRequest, opened: Opened) -> Result<(), RpcError> {
+async fn connect(agent: &Rc<Agent>, request: SelectRequest, opened: Opened) -> Result<(), RpcError> {
     let process = agent.processes.find(request.process.as_ref())?;
     process.listen(opened.listener);
     Ok(())

@@ -1,18 +1,22 @@
 //! Fork and exec of a plan that is already decided.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 
 use crate::descriptor;
 use ringwall_agent_proto::process::Size;
-use ringwall_sys::session;
+use ringwall_sys::session::{self, SessionSpec};
+use ringwall_sys::user::Ids;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+use rustix::process::{Gid, Uid};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::tcsetwinsize;
 use tokio::net::unix::pipe;
@@ -39,8 +43,19 @@ pub(super) struct Plan {
     pub(super) program: String,
     pub(super) arguments: Vec<String>,
     pub(super) environment: BTreeMap<OsString, OsString>,
-    pub(super) directory: PathBuf,
+    pub(super) directory: Directory,
+    /// Whose rights it has, when those are not the agent's own.
+    pub(super) user: Option<Ids>,
     pub(super) streams: Streams,
+}
+
+/// Where a process starts.
+#[derive(Debug)]
+pub(super) enum Directory {
+    /// Here, or it does not start.
+    Named(PathBuf),
+    /// Here if it can be entered, else in `/`.
+    IfPossible(PathBuf),
 }
 
 /// A process that runs.
@@ -78,69 +93,76 @@ pub(super) fn spawn(plan: &Plan, oom: &OomScore) -> Result<Spawned, SpawnError> 
 
 fn try_spawn(plan: &Plan, oom: &OomScore) -> io::Result<Spawned> {
     let mut command = Command::new(&plan.program);
-    command
-        .args(&plan.arguments)
-        .env_clear()
-        .envs(&plan.environment)
-        .current_dir(&plan.directory);
-    let terminal = match plan.streams {
-        Streams::Terminal(size) => Some(open_terminal(size, &mut command)?),
-        Streams::Pipes | Streams::Outputs => None,
-    };
-    if terminal.is_none() {
-        let input = match plan.streams {
-            Streams::Pipes => Stdio::piped(),
-            _ => Stdio::null(),
-        };
-        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
-    }
-    let kind = if terminal.is_some() {
-        session::Terminal::Stdin
-    } else {
-        session::Terminal::None
-    };
-    session::lead_new_session(&mut command, kind);
-    let mut child = oom.raised(|| command.spawn())?;
-    let pid = child.id();
-    // From here on the process runs: what fails now may only cost its streams, or it would be lost from sight.
-    let mut sources = Vec::with_capacity(2);
+    command.args(&plan.arguments).env_clear().envs(&plan.environment);
     let mut input = Input::Closed;
-    if let Some(terminal) = &terminal {
-        input = Input::Terminal(terminal.clone());
-        sources.push(Source::Terminal(terminal.clone()));
+    let mut sources = Vec::with_capacity(2);
+    let mut terminal = None;
+    if let Streams::Terminal(size) = plan.streams {
+        let near = open_terminal(size, plan.user, &mut command)?;
+        input = Input::Terminal(near.clone());
+        sources.push(Source::Terminal(near.clone()));
+        terminal = Some(near);
+    } else {
+        if plan.streams == Streams::Pipes {
+            let (far, near) = open_pipe(plan.user)?;
+            command.stdin(far);
+            input = Input::Pipe(sender(near)?);
+        } else {
+            command.stdin(Stdio::null());
+        }
+        let (near, far) = open_pipe(plan.user)?;
+        command.stdout(far);
+        sources.push(Source::Stdout(receiver(near)?));
+        let (near, far) = open_pipe(plan.user)?;
+        command.stderr(far);
+        sources.push(Source::Stderr(receiver(near)?));
     }
-    if let Some(pipe) = child.stdin.take().and_then(|pipe| sender(pipe.into()).ok()) {
-        input = Input::Pipe(pipe);
-    }
-    sources.extend(
-        child
-            .stdout
-            .take()
-            .and_then(|pipe| receiver(pipe.into()).ok())
-            .map(Source::Stdout),
-    );
-    sources.extend(
-        child
-            .stderr
-            .take()
-            .and_then(|pipe| receiver(pipe.into()).ok())
-            .map(Source::Stderr),
-    );
+    let (directory, may_start_in_root) = match &plan.directory {
+        Directory::Named(path) => (path, false),
+        Directory::IfPossible(path) => (path, true),
+    };
+    let spec = SessionSpec {
+        terminal: match terminal {
+            Some(_) => session::Terminal::Stdin,
+            None => session::Terminal::None,
+        },
+        user: plan.user,
+        directory: CString::new(directory.as_os_str().as_bytes())?,
+        may_start_in_root,
+    };
+    session::lead_new_session(&mut command, spec);
+    let child = oom.raised(|| command.spawn())?;
     Ok(Spawned {
-        pid,
+        pid: child.id(),
         input,
         sources,
         terminal,
     })
 }
 
+/// Makes a pipe that is the user's: programs open their standard streams by name, as `/dev/stderr`. Returns its end to read and its end to write.
+fn open_pipe(user: Option<Ids>) -> io::Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    // Both ends are one file.
+    hand_over(&reader, user)?;
+    Ok((reader, writer))
+}
+
+fn hand_over(fd: &OwnedFd, user: Option<Ids>) -> io::Result<()> {
+    if let Some(Ids { uid, gid }) = user {
+        rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+    }
+    Ok(())
+}
+
 /// Opens a terminal and gives its far side to the command.
-fn open_terminal(size: Size, command: &mut Command) -> io::Result<Rc<Terminal>> {
+fn open_terminal(size: Size, user: Option<Ids>, command: &mut Command) -> io::Result<Rc<Terminal>> {
     let near = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     unlockpt(&near)?;
     tcsetwinsize(&near, winsize(size))?;
     // By ioctl, not by name: /dev/pts may be hidden, or another one.
     let far = ioctl_tiocgptpeer(&near, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    hand_over(&far, user)?;
     command.stdin(far.try_clone()?).stdout(far.try_clone()?).stderr(far);
     set_nonblocking(&near)?;
     Ok(Rc::new(descriptor::watch(near)?))

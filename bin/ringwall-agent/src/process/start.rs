@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use futures_util::future::join_all;
@@ -15,9 +16,11 @@ use tokio::time::Instant;
 
 use super::live::Process;
 use super::pump::Source;
-use super::spawn::{Plan, SpawnError, Streams, spawn};
+use super::spawn::{Directory, Plan, SpawnError, Streams, spawn};
 use crate::agent::Agent;
 use crate::paths;
+use crate::rights::as_user;
+use crate::rpc;
 use crate::rpc::stream::FrameSender;
 use crate::users::User;
 
@@ -27,7 +30,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 const DEFAULT_SIZE: Size = Size { cols: 80, rows: 24 };
 
 /// Starts what the request asks for; `listener` hears it from the first byte on.
-pub(super) fn start(
+pub(super) async fn start(
     agent: &Rc<Agent>,
     request: StartRequest,
     user: &User,
@@ -40,7 +43,7 @@ pub(super) fn start(
         (None, Some(false)) => Streams::Outputs,
         (None, _) => Streams::Pipes,
     };
-    let plan = plan(agent, &config, user, streams)?;
+    let plan = rpc::within(deadline, plan(agent, &config, user, streams)).await?;
     let spawned = spawn(&plan, &agent.oom).map_err(|error| {
         let code = match error {
             SpawnError::Limit { .. } => Code::ResourceExhausted,
@@ -90,7 +93,7 @@ async fn supervise(
     process.tell_end(how.unwrap_or(Ended::Signaled(Signal::KILL.as_raw())));
 }
 
-fn plan(agent: &Agent, config: &ProcessConfig, user: &User, streams: Streams) -> Result<Plan, RpcError> {
+async fn plan(agent: &Agent, config: &ProcessConfig, user: &User, streams: Streams) -> Result<Plan, RpcError> {
     if config.cmd.is_empty() {
         return Err(RpcError::new(Code::InvalidArgument, "the request names no command"));
     }
@@ -98,7 +101,8 @@ fn plan(agent: &Agent, config: &ProcessConfig, user: &User, streams: Streams) ->
         program: config.cmd.clone(),
         arguments: config.args.clone(),
         environment: environment(agent, config, user)?,
-        directory: directory(agent, config, user)?,
+        directory: directory(agent, config, user).await?,
+        user: user.ids,
         streams,
     })
 }
@@ -125,19 +129,34 @@ fn environment(agent: &Agent, config: &ProcessConfig, user: &User) -> Result<BTr
     Ok(environment)
 }
 
-fn directory(agent: &Agent, config: &ProcessConfig, user: &User) -> Result<PathBuf, RpcError> {
-    let settings = agent.settings.borrow();
-    let asked = config.cwd.as_deref().filter(|cwd| !cwd.is_empty());
-    let Some(wanted) = asked.or(settings.default_workdir.as_deref()) else {
+/// Where the process starts. What the client has named must be there for the user; home need not.
+async fn directory(agent: &Agent, config: &ProcessConfig, user: &User) -> Result<Directory, RpcError> {
+    let asked = config.cwd.clone().filter(|cwd| !cwd.is_empty());
+    let Some(wanted) = asked.or_else(|| agent.settings.borrow().default_workdir.clone()) else {
         // An image without the home directory must still be able to run something.
-        let home = user.home.clone();
-        return Ok(if home.is_dir() { home } else { PathBuf::from("/") });
+        return Ok(Directory::IfPossible(user.home.clone()));
     };
-    let invalid = |message: String| RpcError::new(Code::InvalidArgument, message);
-    let path = paths::resolve(wanted, user).map_err(|error| invalid(error.to_string()))?;
+    let path =
+        paths::resolve(&wanted, user).map_err(|error| RpcError::new(Code::InvalidArgument, error.to_string()))?;
+    as_user(user, move || enterable(path)).await?.map(Directory::Named)
+}
+
+fn enterable(path: PathBuf) -> Result<PathBuf, RpcError> {
+    let shown = path.display();
+    let invalid = |message: String| Err(RpcError::new(Code::InvalidArgument, message));
     match std::fs::metadata(&path) {
-        Ok(found) if found.is_dir() => Ok(path),
-        Ok(_) => Err(invalid(format!("cwd '{}' is not a directory", path.display()))),
-        Err(_) => Err(invalid(format!("cwd '{}' does not exist", path.display()))),
+        // Looking at `.` in it asks what entering it will ask.
+        Ok(found) if found.is_dir() => match std::fs::metadata(path.join(".")) {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(forbidden(&path)),
+            _ => Ok(path),
+        },
+        Ok(_) => invalid(format!("cwd '{shown}' is not a directory")),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(forbidden(&path)),
+        Err(_) => invalid(format!("cwd '{shown}' does not exist")),
     }
+}
+
+fn forbidden(cwd: &Path) -> RpcError {
+    let message = format!("cwd '{}' is not open to this user", cwd.display());
+    RpcError::new(Code::PermissionDenied, message)
 }

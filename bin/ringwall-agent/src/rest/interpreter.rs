@@ -1,12 +1,14 @@
 //! `POST /interpreter`: starts the code interpreter, which is part of the executable that the agent was started from. Host only, as `/init`.
 
+use std::ffi::CString;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use http::StatusCode;
-use ringwall_sys::session;
+use ringwall_sys::session::{self, SessionSpec};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
@@ -58,15 +60,16 @@ fn spawn(agent: &Agent) -> Result<(), String> {
         .env("LOGNAME", &user.name)
         .env("LANG", "C.UTF-8")
         .envs(&agent.settings.borrow().environment)
-        .current_dir(if user.home.is_dir() {
-            user.home.as_path()
-        } else {
-            std::path::Path::new("/")
-        })
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    session::lead_new_session(&mut command, session::Terminal::None);
+    let spec = SessionSpec {
+        terminal: session::Terminal::None,
+        user: user.ids,
+        directory: CString::new(user.home.as_os_str().as_bytes()).map_err(|error| error.to_string())?,
+        may_start_in_root: true,
+    };
+    session::lead_new_session(&mut command, spec);
     // The reaper takes it in when it ends, as any orphan; the next request then starts another.
     match agent.oom.raised(|| command.spawn()) {
         Ok(_child) => Ok(()),

@@ -1,20 +1,30 @@
 //! One file a command.
 
 mod commit;
+mod cp;
+mod create;
 mod diff;
 mod discard;
 mod docs;
 mod doctor;
+mod exec;
+mod fork;
 mod gc;
 mod inspect;
 mod key;
 mod kill;
 mod logs;
 mod names;
+mod pause;
 mod policy;
+mod port;
 mod ps;
+mod resume;
 mod run;
-mod serve;
+pub(crate) mod serve;
+mod shell;
+mod snapshot;
+mod template;
 
 use std::process::ExitCode;
 
@@ -30,8 +40,18 @@ pub(crate) fn execute(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Discard(args) => discard::execute(&args.name),
         Command::Ps(args) => ps::execute(&args),
         Command::Inspect(args) => inspect::execute(&args.name),
-        Command::Kill(args) => kill::execute(&args.name),
-        Command::Logs(args) => logs::execute(&args.name),
+        Command::Create(args) => create::execute(&args),
+        Command::Exec(args) => exec::execute(*args),
+        Command::Shell(args) => shell::execute(args),
+        Command::Cp(args) => cp::execute(&args),
+        Command::Pause(args) => pause::execute(&args.id),
+        Command::Resume(args) => resume::execute(&args),
+        Command::Snapshot(args) => snapshot::execute(&args),
+        Command::Fork(args) => fork::execute(&args),
+        Command::Port(args) => port::execute(&args),
+        Command::Template(args) => template::execute(args.command),
+        Command::Kill(args) => kill::execute(&args),
+        Command::Logs(args) => logs::execute(&args),
         Command::Gc(args) => gc::execute(&args),
         Command::Doctor(args) => doctor::execute(&args),
         Command::Policy(args) => match args.command {

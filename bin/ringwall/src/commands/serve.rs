@@ -5,10 +5,9 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use ringwall_api::{ApiConfig, App};
-use ringwall_node::{Config, Keys, Node, StartNodeError};
+use ringwall_node::{Keys, Node, StartNodeError};
 use ringwall_policy::Limits;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,15 +16,14 @@ use tracing_subscriber::EnvFilter;
 use super::names;
 use crate::args::ServeArgs;
 use crate::failure::Failure;
-use crate::ui;
+use crate::remote::host::{self, Settings, StartError};
+use crate::{remote, ui};
 
-/// The envd version that clients are told: the newest whose features all work. It gates, among others, metadata of files (0.6.2),
-/// entries in watch events (0.6.3) and watches of network mounts (0.6.4).
-const ENVD_VERSION: &str = "0.6.4";
 /// Seconds a sandbox lives when its creator does not say (E2B's).
 const DEFAULT_TIMEOUT_S: u64 = 300;
-/// Control-plane requests worked on at once.
-const MAX_REQUESTS: usize = 1024;
+/// How long a command that works on the directory is waited for, and how often it is looked.
+const TURN_PATIENCE: Duration = Duration::from_secs(3);
+const TURN_PAUSE: Duration = Duration::from_millis(20);
 /// File of the operator's own key, in the server's directory.
 const KEY_FILE: &str = "key";
 /// The operator's own key's name.
@@ -70,45 +68,22 @@ async fn serve(args: ServeArgs) -> Result<ExitCode, Failure> {
             .hint("choose another with --listen 127.0.0.1:PORT")
     })?;
     let address = listener.local_addr().map_err(Failure::own)?;
-    let node = Node::start(Config {
-        directory: directory.clone(),
-        executable: std::env::current_exe().map_err(Failure::own)?,
-        pool: args.pool,
-        max_sandboxes: args.max_sandboxes,
-        max_starting: std::thread::available_parallelism().map_or(2, usize::from) * 2,
-        limits: Limits {
-            memory: args.memory,
-            cpus: args.cpus,
-            pids: args.pids,
-            disk: args.disk,
-            allow_degraded: args.allow_degraded.into_iter().collect(),
-            ..Limits::default()
-        },
-        max_timeout_s: args.max_timeout.0.as_secs(),
-        plain_http_registries: args.plain_http_registry,
-    })
-    .await
-    .map_err(explain)?;
-    let key = own_key(&directory)?;
-    let domain = args
-        .domain
-        .unwrap_or_else(|| format!("sandbox.localhost:{}", address.port()));
-    let mut secret = [0_u8; 32];
-    rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty()).map_err(Failure::own)?;
-    let app = App::new(
-        Arc::new(node.clone()),
-        ApiConfig {
-            domain: domain.clone(),
-            envd_version: ENVD_VERSION.to_owned(),
-            max_connections: args.max_connections,
-            max_requests: MAX_REQUESTS,
-            requests_per_second: args.rate,
-            is_tls: false,
-            default_timeout_s: DEFAULT_TIMEOUT_S,
-        },
-        secret,
-    );
-    announce(address, &domain, &key);
+    let begun = Instant::now();
+    let ready = loop {
+        match host::prepare(settings(&args, directory.clone()), address).await {
+            Ok(ready) => break ready,
+            // Most likely a command that is soon done.
+            Err(StartError::InUse) if begun.elapsed() < TURN_PATIENCE => tokio::time::sleep(TURN_PAUSE).await,
+            Err(StartError::InUse) => return Err(explain(StartNodeError::InUse { path: directory })),
+            Err(StartError::Failed(failure)) => return Err(failure),
+        }
+    };
+    let url = announce(address, &ready.domain, &ready.key);
+    if let Err(error) = remote::publish(&directory, &url) {
+        ui::note(&format!(
+            "commands of this user will not find this server by themselves: {error}"
+        ));
+    }
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::own)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::own)?;
     let stopped = async {
@@ -117,15 +92,38 @@ async fn serve(args: ServeArgs) -> Result<ExitCode, Failure> {
             _ = terminate.recv() => {}
         }
     };
-    ringwall_api::serve(listener, app, stopped)
-        .await
-        .map_err(Failure::own)?;
-    node.stop().await;
+    let served = ringwall_api::serve(listener, ready.app, stopped).await;
+    remote::withdraw(&directory);
+    served.map_err(Failure::own)?;
+    ready.node.stop().await;
     ui::note("stopped; sandboxes go on, and the next `ringwall serve` takes them up");
     Ok(ExitCode::SUCCESS)
 }
 
-fn announce(address: std::net::SocketAddr, domain: &str, key: &str) {
+fn settings(args: &ServeArgs, directory: PathBuf) -> Settings {
+    Settings {
+        directory,
+        domain: args.domain.clone(),
+        pool: args.pool,
+        max_sandboxes: args.max_sandboxes,
+        max_connections: args.max_connections,
+        rate: args.rate,
+        max_timeout_s: args.max_timeout.0.as_secs(),
+        default_timeout_s: DEFAULT_TIMEOUT_S,
+        plain_http_registries: args.plain_http_registry.clone(),
+        limits: Limits {
+            memory: args.memory,
+            cpus: args.cpus,
+            pids: args.pids,
+            disk: args.disk,
+            allow_degraded: args.allow_degraded.iter().copied().collect(),
+            ..Limits::default()
+        },
+    }
+}
+
+/// Tells where the server is, and returns its URL.
+fn announce(address: std::net::SocketAddr, domain: &str, key: &str) -> String {
     if !address.ip().is_loopback() {
         ui::note(&format!(
             "listening on {address}: everybody who can reach this address can try API keys, and reach open ports of sandboxes whose names they know; traffic is not encrypted"
@@ -143,19 +141,27 @@ fn announce(address: std::net::SocketAddr, domain: &str, key: &str) {
          export E2B_API_KEY={key}\n"
     ));
     drop(std::io::stdout().flush());
+    format!("http://{host}")
+}
+
+/// Reads the operator's own key.
+pub(crate) fn read_key(directory: &Path) -> std::io::Result<String> {
+    Ok(fs::read_to_string(directory.join(KEY_FILE))?.trim().to_owned())
 }
 
 /// Returns the operator's own key. The server keeps only its hash; the key itself is in a file that only the operator can read.
-fn own_key(directory: &Path) -> Result<String, Failure> {
+///
+/// The node makes it, since it would not know another's for a second; its lock is held, so nobody else makes one.
+pub(crate) fn own_key(node: &Node, directory: &Path) -> Result<String, Failure> {
     let path = directory.join(KEY_FILE);
     let keys = Keys::open(directory).map_err(explain)?;
-    if let Ok(key) = fs::read_to_string(&path)
+    if let Ok(key) = read_key(directory)
         && keys.list().map_err(explain)?.iter().any(|key| key.name == KEY_NAME)
     {
-        return Ok(key.trim().to_owned());
+        return Ok(key);
     }
     keys.remove(KEY_NAME).map_err(explain)?;
-    let (_, key) = keys.create(KEY_NAME).map_err(explain)?;
+    let (_, key) = node.create_key(KEY_NAME).map_err(Failure::own)?;
     let fresh = path.with_extension("new");
     let written = fs::File::options()
         .write(true)

@@ -2,15 +2,16 @@
 //!
 //! In the namespace tier it is pid 1: when it dies, the kernel kills everything in its pid namespace. In the landlock tier it adopts
 //! orphans and kills what is left of its session. It dies with the keeper (PR_SET_PDEATHSIG), at any point. It keeps no capability
-//! once the root is built and can't be traced by the program.
+//! once the root is built, but for the four that an agent of several users needs, and can't be traced by the program.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use ringwall_confine::landlock::Restriction;
-use ringwall_confine::lockdown::drop_privileges;
+use ringwall_confine::lockdown::{drop_privileges, keep_privileges};
 use ringwall_confine::root::{self, BuildRootError, Sources};
 use ringwall_confine::view::{Entry, Source, View};
+use ringwall_sys::capabilities::Capabilities;
 use ringwall_sys::mount::{self, MountAttributes};
 use ringwall_sys::process::{Ended, Fork, Namespaces, Usage, Waited, exit_now, fork, kill, loopback_up, wait};
 use ringwall_sys::{pass_fd, privilege, signal};
@@ -188,14 +189,12 @@ impl Init<'_> {
         }
         root::build(sources).map_err(StartFailure::of_root)?;
         let terminal = self.open_terminal()?;
-        if let (Some(guest), true) = (&plan.guest, plan.identity.is_range()) {
-            // Last while it can be done: the change of user takes the right to it.
-            privilege::drop_bounding_set().map_err(|error| format!("can't drop the bounding set: {error}"))?;
-            privilege::become_user(guest.user, guest.user)
-                .map_err(|error| format!("can't become the sandbox's user: {error}"))?;
-            self.tie_to_keeper()?;
+        if plan.guest.is_some() && plan.identity.is_range() {
+            // The agent runs programs of several users: it stays uid 0 inside, with what it takes to become them and to end them.
+            keep_privileges(Capabilities::LOOK_AFTER_USERS).map_err(chain)?;
+        } else {
+            drop_privileges().map_err(chain)?;
         }
-        drop_privileges().map_err(chain)?;
         privilege::set_dumpable(false).map_err(|error| format!("can't hide init: {error}"))?;
         Ok(terminal)
     }
@@ -358,10 +357,18 @@ impl Init<'_> {
 fn read_only(executable: &crate::plan::HostPath) -> std::io::Result<OwnedFd> {
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     // Opened here and not by the keeper: only what this mount namespace holds can be cloned.
-    let fd = openat2(CWD, &executable.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?;
+    let fd = openat2(
+        CWD,
+        &executable.path,
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        resolve,
+    )?;
     let found = fstat(&fd)?;
     if (found.st_dev, found.st_ino) != executable.id {
-        return Err(std::io::Error::other("it was replaced while the sandbox was being made"));
+        return Err(std::io::Error::other(
+            "it was replaced while the sandbox was being made",
+        ));
     }
     let tree = mount::clone_tree(fd.as_fd(), false)?;
     let attributes = MountAttributes::READ_ONLY.and(MountAttributes::NO_SUID);

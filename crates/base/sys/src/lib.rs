@@ -1,5 +1,6 @@
 //! Raw Linux calls that `rustix` has no safe form of: the home of unsafe code. Each file wraps one family and exposes safe functions.
 
+pub mod capabilities;
 pub mod exec;
 pub mod inherited;
 pub mod mount;
@@ -10,6 +11,7 @@ pub mod process;
 pub mod session;
 pub mod signal;
 pub mod signal_sender;
+pub mod user;
 
 use std::io;
 

@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
+use crate::capabilities::{Sets, clear_ambient};
 use crate::check;
 
 /// Last capability probed: the kernel may know fewer (it then says EINVAL) but not, today, more than 41 (`CAP_LAST_CAP`).
@@ -24,13 +25,14 @@ fn prctl(option: libc::c_int, argument: libc::c_ulong) -> io::Result<libc::c_lon
     }))
 }
 
-/// Sets all user ids, then all group ids were set before. Order matters: groups first, while it is still allowed.
+/// Sets all group ids, then all user ids, of the calling thread; no supplementary groups are left. Order matters: groups first, while it is
+/// still allowed. Only makes system calls, so that the child of a fork may call it.
 ///
 /// # Errors
 /// What the calls say.
 pub fn become_user(uid: u32, gid: u32) -> io::Result<()> {
-    // SAFETY: an empty list needs no pointer.
-    check(libc::c_long::from(unsafe { libc::setgroups(0, std::ptr::null()) }))?;
+    // SAFETY: an empty list needs no pointer. By raw call, as the others: libc's would look for threads, which a fork's child has not.
+    check(unsafe { libc::syscall(libc::SYS_setgroups, 0_usize, std::ptr::null::<u32>()) })?;
     // SAFETY: plain integers.
     check(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })?;
     // SAFETY: plain integers.
@@ -43,19 +45,21 @@ pub fn become_user(uid: u32, gid: u32) -> io::Result<()> {
 /// What prctl(2) or capset(2) says.
 pub fn drop_all_capabilities() -> io::Result<()> {
     drop_bounding_set()?;
-    match prctl(libc::PR_SET_SECUREBITS, SECUREBITS_LOCKED) {
-        Ok(_) => {}
+    match lock_securebits() {
+        Ok(()) => {}
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
         Err(error) => return Err(error),
     }
-    // PR_CAP_AMBIENT_CLEAR_ALL.
-    prctl(libc::PR_CAP_AMBIENT, 4)?;
-    /// `_LINUX_CAPABILITY_VERSION_3` (linux/capability.h): two words a set.
-    const VERSION_3: u32 = 0x2008_0522;
-    let header: [u32; 2] = [VERSION_3, 0];
-    let sets = [0_u32; 6];
-    // SAFETY: the header and the two 3-word data structs have the layout of version 3; zeros clear everything.
-    check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) }).map(drop)
+    clear_ambient()?;
+    Sets::NONE.apply()
+}
+
+/// Sets and locks the securebits: from now on uid 0 and changes of user give no capability and take none, and none can be made ambient.
+///
+/// # Errors
+/// What prctl(2) says; `EPERM` without `CAP_SETPCAP`.
+pub fn lock_securebits() -> io::Result<()> {
+    prctl(libc::PR_SET_SECUREBITS, SECUREBITS_LOCKED).map(drop)
 }
 
 /// Empties the capability bounding set, so that no exec can give a capability. To be called while `CAP_SETPCAP` is still held; without
@@ -77,16 +81,12 @@ pub fn drop_bounding_set() -> io::Result<()> {
     Ok(())
 }
 
-/// Reads the three capability sets (effective, permitted, inheritable) of the calling thread.
+/// Returns whether the calling thread has a capability in its effective, permitted or inheritable set.
 ///
 /// # Errors
 /// What capget(2) says.
 pub fn has_any_capability() -> io::Result<bool> {
-    let header: [u32; 2] = [0x2008_0522, 0];
-    let mut sets = [0_u32; 6];
-    // SAFETY: the header and data have the layout of version 3.
-    check(unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr()) })?;
-    Ok(sets.iter().any(|&word| word != 0))
+    Ok(Sets::of_this_thread()? != Sets::NONE)
 }
 
 /// Sets `no_new_privs`: from now on exec gives no privilege.

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use ringwall_sys::capabilities::{self, Capabilities, Sets};
 use ringwall_sys::privilege;
 use ringwall_sys::process::{Rlimit, set_rlimit};
 use thiserror::Error;
@@ -33,6 +34,41 @@ pub fn drop_privileges() -> Result<(), LockdownError> {
         Ok(false) => Ok(()),
         Ok(true) => Err(failed("drop capabilities")(io::Error::other("some are still held"))),
         Err(error) => Err(failed("read capabilities")(error)),
+    }
+}
+
+/// Drops every capability but `kept` and sets `no_new_privs`. What is kept passes over execs by the ambient set, whatever the user id; nothing
+/// else can come back. To be called with all capabilities of a user namespace in hand.
+///
+/// # Errors
+/// The step that failed, or what the kernel says is held in place of what was asked.
+pub fn keep_privileges(kept: Capabilities) -> Result<(), LockdownError> {
+    privilege::no_new_privileges().map_err(failed("set no_new_privs"))?;
+    capabilities::reduce_bounding_set(kept).map_err(failed("reduce the bounding set"))?;
+    let held = Sets::of_this_thread().map_err(failed("read capabilities"))?;
+    let inheriting = Sets {
+        inheritable: kept,
+        ..held
+    };
+    inheriting.apply().map_err(failed("make capabilities inheritable"))?;
+    capabilities::clear_ambient().map_err(failed("clear ambient capabilities"))?;
+    // Before the securebits, which forbid it; and those before the rest goes, which is needed to set them.
+    capabilities::raise_ambient(kept).map_err(failed("make capabilities ambient"))?;
+    privilege::lock_securebits().map_err(failed("lock the securebits"))?;
+    let wanted = Sets {
+        effective: kept,
+        permitted: kept,
+        inheritable: kept,
+    };
+    wanted.apply().map_err(failed("drop capabilities"))?;
+    let held = Sets::of_this_thread().map_err(failed("read capabilities"))?;
+    let ambient = capabilities::ambient().map_err(failed("read ambient capabilities"))?;
+    if (held, ambient) == (wanted, kept) {
+        Ok(())
+    } else {
+        Err(failed("drop capabilities")(io::Error::other(
+            "others are held than were asked for",
+        )))
     }
 }
 

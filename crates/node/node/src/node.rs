@@ -96,7 +96,8 @@ impl Node {
             ),
             templates: RwLock::new(templates),
             keys: RwLock::new(keys),
-            keys_read_ms: AtomicU64::new(now_ms()),
+            // Long ago: the operator's own key is made after this.
+            keys_read_ms: AtomicU64::new(0),
             layer_use: Mutex::new(()),
             ends_changed: Notify::new(),
             created: AtomicU64::new(0),

@@ -26,8 +26,6 @@ const AGENT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
 pub(crate) struct GuestPlan {
     /// The agent's executable.
     pub(crate) agent: HostPath,
-    /// User and group id inside for a run by root.
-    pub(crate) user: u32,
     /// Descriptors that must survive the exec; the sockets, once the name is claimed.
     pub(crate) descriptors: Vec<RawFd>,
 }
@@ -84,7 +82,6 @@ pub(super) fn resolve(spec: &RunSpec, guest: &Guest, tier: Tier) -> Result<Plan,
         lowers_below: lowers.collect(),
         guest: Some(GuestPlan {
             agent,
-            user: guest.user,
             descriptors: Vec::new(),
         }),
         placed,

@@ -15,7 +15,7 @@ const PROGRAM_TREES: [&str; 8] = [
 
 /// Entries of `/etc` that programs read and that hold no secrets, on Debian, Fedora, Arch, Alpine and openSUSE. An allow-list:
 /// what is not here is not there, and every entry costs a mount at each start. Left out on purpose: shadow, ssl/private, ssh, sudoers, machine-id, fstab, cron, apt, netrc.
-const ETC: [&str; 24] = [
+const ETC: [&str; 25] = [
     "alternatives",
     "bash.bashrc",
     "bashrc",
@@ -30,6 +30,7 @@ const ETC: [&str; 24] = [
     "ld.so.conf",
     "ld.so.conf.d",
     "localtime",
+    "matplotlibrc",
     "mime.types",
     "nsswitch.conf",
     "os-release",
