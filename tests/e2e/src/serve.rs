@@ -67,7 +67,10 @@ impl Server {
         server.start();
         // Whether the first key is good at once is a test of its own.
         eventually("the first key is known", PATIENCE, || {
-            server.client().get("/v2/sandboxes").is_ok_and(|answer| answer.status == 200)
+            server
+                .client()
+                .get("/v2/sandboxes")
+                .is_ok_and(|answer| answer.status == 200)
         });
         server
     }
@@ -86,7 +89,10 @@ impl Server {
             .arg("--listen")
             .arg(format!("127.0.0.1:{port}"))
             .args(&self.flags)
-            .env("RINGWALL_LOG", std::env::var("RINGWALL_TEST_LOG").unwrap_or_else(|_| "info".to_owned()));
+            .env(
+                "RINGWALL_LOG",
+                std::env::var("RINGWALL_TEST_LOG").unwrap_or_else(|_| "info".to_owned()),
+            );
         command
     }
 
@@ -521,7 +527,13 @@ pub struct Answer {
 impl std::fmt::Debug for Answer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let shown = self.body.get(..500).unwrap_or(&self.body);
-        write!(f, "{} {:?} {}", self.status, self.headers, String::from_utf8_lossy(shown))
+        write!(
+            f,
+            "{} {:?} {}",
+            self.status,
+            self.headers,
+            String::from_utf8_lossy(shown)
+        )
     }
 }
 
@@ -746,7 +758,11 @@ impl Client {
     /// # Errors
     /// When there is no answer.
     pub fn call(&self, method: &str, path: &str, body: &Value) -> io::Result<Answer> {
-        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        let body = if body.is_null() {
+            Vec::new()
+        } else {
+            body.to_string().into_bytes()
+        };
         let headers = [("X-API-Key", self.key.as_str()), ("Content-Type", "application/json")];
         self.request(method, path, &headers, &body)
     }
@@ -877,7 +893,10 @@ impl Client {
     pub fn stream(&self, sandbox: &Sandbox, method: &str, message: &Value) -> io::Result<Events> {
         let headers = [
             sandbox.headers().as_slice(),
-            &[("Content-Type", "application/connect+json"), ("Connect-Protocol-Version", "1")],
+            &[
+                ("Content-Type", "application/connect+json"),
+                ("Connect-Protocol-Version", "1"),
+            ],
         ]
         .concat();
         let body = envelope(0, message.to_string().as_bytes());
@@ -955,7 +974,12 @@ impl Client {
     /// # Errors
     /// When there is no answer.
     pub fn read(&self, sandbox: &Sandbox, path: &str) -> io::Result<Answer> {
-        self.request("GET", &format!("/files?path={}", percent(path)), &sandbox.headers(), b"")
+        self.request(
+            "GET",
+            &format!("/files?path={}", percent(path)),
+            &sandbox.headers(),
+            b"",
+        )
     }
 }
 

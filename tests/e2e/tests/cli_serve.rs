@@ -9,7 +9,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -52,7 +52,12 @@ impl Cli {
     }
 
     fn run(&self, args: &[&str]) -> Outcome {
-        Outcome::from(self.command(args).stdin(Stdio::null()).output().expect("ringwall starts"))
+        Outcome::from(
+            self.command(args)
+                .stdin(Stdio::null())
+                .output()
+                .expect("ringwall starts"),
+        )
     }
 
     /// Runs with an input.
@@ -68,14 +73,20 @@ impl Cli {
 
     fn piped(&self, args: &[&str]) -> Command {
         let mut command = self.command(args);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command
     }
 
     #[track_caller]
     fn create(&self, flags: &[&str]) -> String {
         let id = self.run(&[&["create"], flags].concat()).expect(0).trim().to_owned();
-        assert!(!id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{id:?}");
+        assert!(
+            !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric()),
+            "{id:?}"
+        );
         id
     }
 
@@ -176,7 +187,15 @@ fn walk(cli: &Cli) {
 
 fn executes(cli: &Cli, id: &str) {
     let outcome = cli.run(&[
-        "exec", "-e", "X=2", "-w", "/tmp", id, "--", "sh", "-c",
+        "exec",
+        "-e",
+        "X=2",
+        "-w",
+        "/tmp",
+        id,
+        "--",
+        "sh",
+        "-c",
         "echo out; echo err >&2; pwd; echo $FROM_CREATE$X; exit 7",
     ]);
     assert_eq!(outcome.code, 7, "{outcome:?}");
@@ -191,25 +210,42 @@ fn executes(cli: &Cli, id: &str) {
     // Without -i there is nothing to read.
     assert_eq!(cli.fed(&["exec", id, "cat"], b"not seen").expect(0), "");
     assert_eq!(cli.fed(&["exec", "-i", id, "cat"], b"seen").expect(0), "seen");
-    let large: Vec<u8> = (0..3_000_000_u32).map(|n| b'a' + u8::try_from(n % 26).unwrap_or(0)).collect();
+    let large: Vec<u8> = (0..3_000_000_u32)
+        .map(|n| b'a' + u8::try_from(n % 26).unwrap_or(0))
+        .collect();
     assert_eq!(cli.fed(&["exec", "-i", id, "cat"], &large).expect(0).as_bytes(), large);
     // One that reads nothing must not be waited for.
     cli.fed(&["exec", "-i", id, "true"], &large).expect(0);
     assert_eq!(cli.fed(&["shell", id], b"echo $((6 * 7))\nexit 3\n").expect(3), "42\n");
     let mut child = cli
-        .piped(&["exec", id, "--", "sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done"])
+        .piped(&[
+            "exec",
+            id,
+            "--",
+            "sh",
+            "-c",
+            "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done",
+        ])
         .spawn()
         .expect("ringwall starts");
     let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().expect("a pipe")).read_line(&mut line).expect("a line");
+    BufReader::new(child.stdout.as_mut().expect("a pipe"))
+        .read_line(&mut line)
+        .expect("a line");
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("a signal");
-    assert_eq!(child.wait().expect("an end").code(), Some(9), "interrupts arrive as SIGTERM");
+    assert_eq!(
+        child.wait().expect("an end").code(),
+        Some(9),
+        "interrupts arrive as SIGTERM"
+    );
 }
 
 fn copies(cli: &Cli, id: &str) {
     let project = cli.world.path("project");
-    let content: Vec<u8> = (0..2_500_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
+    let content: Vec<u8> = (0..2_500_000_u32)
+        .map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3])
+        .collect();
     cli.world.write("big", &content);
     std::fs::set_permissions(project.join("big"), PermissionsExt::from_mode(0o750)).expect("permissions");
     cli.run(&["cp", "big", &format!("{id}:/tmp/big")]).expect(0);
@@ -218,7 +254,10 @@ fn copies(cli: &Cli, id: &str) {
     assert_eq!(cli.sh(id, "stat -c %a /tmp/big"), "750\n");
     cli.run(&["cp", &format!("{id}:/tmp/big"), "back"]).expect(0);
     assert_eq!(digest(&project.join("back")), sum);
-    let mode = std::fs::metadata(project.join("back")).expect("it is there").permissions().mode();
+    let mode = std::fs::metadata(project.join("back"))
+        .expect("it is there")
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o750);
     // Into a directory, by a relative path, by pipes.
     cli.run(&["cp", "big", &format!("{id}:/tmp/")]).expect(0);
@@ -236,22 +275,37 @@ fn copies(cli: &Cli, id: &str) {
     std::fs::set_permissions(project.join("tree/tool"), PermissionsExt::from_mode(0o755)).expect("permissions");
     symlink("a b/é", project.join("tree/link")).expect("a link");
     cli.run(&["cp", "tree", &format!("{id}:/tmp/t")]).expect(0);
-    assert_eq!(cli.sh(id, "cd /tmp/t && ./tool && cat link && readlink link && ls -d empty"), "tool\nxa b/é\nempty\n");
+    assert_eq!(
+        cli.sh(id, "cd /tmp/t && ./tool && cat link && readlink link && ls -d empty"),
+        "tool\nxa b/é\nempty\n"
+    );
     // Again: now /tmp/t is a directory to copy into; and what it holds, over itself.
     cli.run(&["cp", "tree", &format!("{id}:/tmp/t")]).expect(0);
     assert_eq!(cli.sh(id, "/tmp/t/tree/tool"), "tool\n");
     cli.run(&["cp", "tree/.", &format!("{id}:/tmp/t")]).expect(0);
     cli.run(&["cp", &format!("{id}:/tmp/t"), "copy"]).expect(0);
     assert_eq!(cli.world.read("copy/link").as_deref(), Some("x"));
-    assert_eq!(std::fs::read_link(project.join("copy/tree/link")).expect("a link"), Path::new("a b/é"));
-    let mode = std::fs::metadata(project.join("copy/tool")).expect("it is there").permissions().mode();
+    assert_eq!(
+        std::fs::read_link(project.join("copy/tree/link")).expect("a link"),
+        Path::new("a b/é")
+    );
+    let mode = std::fs::metadata(project.join("copy/tool"))
+        .expect("it is there")
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o755);
     // A link that was copied leads no later copy astray.
     cli.sh(id, "mkdir /tmp/evil && ln -s /tmp /tmp/evil/out");
     cli.run(&["cp", &format!("{id}:/tmp/evil"), "evil"]).expect(0);
-    cli.sh(id, "rm /tmp/evil/out && mkdir /tmp/evil/out && echo x > /tmp/evil/out/ringwall-escaped");
+    cli.sh(
+        id,
+        "rm /tmp/evil/out && mkdir /tmp/evil/out && echo x > /tmp/evil/out/ringwall-escaped",
+    );
     let outcome = cli.run(&["cp", &format!("{id}:/tmp/evil/."), "evil"]);
-    assert!(outcome.code == 125 && outcome.err.contains("symbolic link"), "{outcome:?}");
+    assert!(
+        outcome.code == 125 && outcome.err.contains("symbolic link"),
+        "{outcome:?}"
+    );
     assert!(!Path::new("/tmp/ringwall-escaped").exists());
     for (from, to) in [
         (format!("{id}:/no/such"), "x".to_owned()),
@@ -261,7 +315,10 @@ fn copies(cli: &Cli, id: &str) {
         (format!("{id}:/tmp/t"), "-".to_owned()),
     ] {
         let outcome = cli.run(&["cp", &from, &to]);
-        assert!(outcome.code == 2 && outcome.err.starts_with("Error: "), "{from} {to}: {outcome:?}");
+        assert!(
+            outcome.code == 2 && outcome.err.starts_with("Error: "),
+            "{from} {to}: {outcome:?}"
+        );
     }
 }
 
@@ -279,7 +336,11 @@ fn lives(cli: &Cli, id: &str) {
 
     let snapshot = cli.run(&["snapshot", id, "--name", "walk"]).expect(0).trim().to_owned();
     assert!(cli.run(&["snapshot", "ls"]).expect(0).contains(&snapshot));
-    assert!(cli.run(&["snapshot", "ls", "--json", "--sandbox", id]).expect(0).contains("\"walk\""));
+    assert!(
+        cli.run(&["snapshot", "ls", "--json", "--sandbox", id])
+            .expect(0)
+            .contains("\"walk\"")
+    );
     let again = cli.create(&["--template", &snapshot, "--auto-pause"]);
     assert_eq!(cli.sh(&again, "cat /tmp/kept"), "kept\n");
 
@@ -354,7 +415,10 @@ fn with_a_server_commands_find_it() {
         assert!(url.starts_with(&format!("http://8080-{id}.")), "{url}");
         // A second server on the same state is refused, and does not disturb the first.
         let second = cli.run(&["serve", "--listen", "127.0.0.1:0"]);
-        assert!(second.code == 125 && second.err.contains("another server"), "{second:?}");
+        assert!(
+            second.code == 125 && second.err.contains("another server"),
+            "{second:?}"
+        );
         assert!(cli.listed().contains(&id));
         // Stopped: the address is gone, and commands go on by themselves.
         server.stop();
@@ -377,7 +441,10 @@ fn a_server_elsewhere_is_named_by_the_environment() {
     each_user(|mut cli| {
         let there = World::new(cli.world.user());
         let server = Server::start(&there);
-        cli.env = vec![("RINGWALL_URL", server.url.clone()), ("RINGWALL_API_KEY", server.key.clone())];
+        cli.env = vec![
+            ("RINGWALL_URL", server.url.clone()),
+            ("RINGWALL_API_KEY", server.key.clone()),
+        ];
         walk(&cli);
         assert!(!cli.world.path("state/.serve").exists(), "nothing is done here");
         forwards(&cli);
@@ -385,23 +452,41 @@ fn a_server_elsewhere_is_named_by_the_environment() {
 
         cli.env = vec![("E2B_API_URL", server.url.clone()), ("E2B_API_KEY", server.key.clone())];
         assert_eq!(cli.listed().lines().count(), 1);
-        cli.env = vec![("RINGWALL_URL", server.url.clone()), ("RINGWALL_API_KEY", "e2b_0000".to_owned())];
+        cli.env = vec![
+            ("RINGWALL_URL", server.url.clone()),
+            ("RINGWALL_API_KEY", "e2b_0000".to_owned()),
+        ];
         let outcome = cli.run(&["create"]);
-        assert!(outcome.code == 125 && outcome.err.contains("RINGWALL_API_KEY"), "{outcome:?}");
+        assert!(
+            outcome.code == 125 && outcome.err.contains("RINGWALL_API_KEY"),
+            "{outcome:?}"
+        );
         cli.env = vec![("RINGWALL_URL", server.url.clone())];
         cli.run(&["create"]).expect(2);
-        cli.env = vec![("RINGWALL_URL", "nonsense".to_owned()), ("RINGWALL_API_KEY", "x".to_owned())];
+        cli.env = vec![
+            ("RINGWALL_URL", "nonsense".to_owned()),
+            ("RINGWALL_API_KEY", "x".to_owned()),
+        ];
         cli.run(&["create"]).expect(2);
 
-        cli.env = vec![("RINGWALL_URL", server.url.clone()), ("RINGWALL_API_KEY", server.key.clone())];
+        cli.env = vec![
+            ("RINGWALL_URL", server.url.clone()),
+            ("RINGWALL_API_KEY", server.key.clone()),
+        ];
         let id = cli.create(&[]);
-        let child = cli.piped(&["exec", &id, "sleep", "1000"]).spawn().expect("ringwall starts");
+        let child = cli
+            .piped(&["exec", &id, "sleep", "1000"])
+            .spawn()
+            .expect("ringwall starts");
         eventually("the command", || cli.sh(&id, "ps ax").contains("sleep 1000"));
         server.stop();
         let outcome = Outcome::from(child.wait_with_output().expect("an end"));
         assert!(outcome.code == 125 && outcome.err.contains("lost"), "{outcome:?}");
         let outcome = cli.run(&["create"]);
-        assert!(outcome.code == 125 && outcome.err.contains("can't reach http://"), "{outcome:?}");
+        assert!(
+            outcome.code == 125 && outcome.err.contains("can't reach http://"),
+            "{outcome:?}"
+        );
         // A list that can't be complete says so.
         let outcome = cli.run(&["ps"]);
         assert!(outcome.code == 125 && outcome.out.starts_with("NAME"), "{outcome:?}");
@@ -420,12 +505,24 @@ fn forwards(cli: &Cli) {
     let id = cli.create(&[]);
     cli.sh(&id, "mkdir /tmp/www && echo page > /tmp/www/index.html");
     let mut serving = cli
-        .piped(&["exec", &id, "--", "sh", "-c", "cd /tmp/www && exec /usr/bin/python3 -m http.server 8123 --bind 127.0.0.1"])
+        .piped(&[
+            "exec",
+            &id,
+            "--",
+            "sh",
+            "-c",
+            "cd /tmp/www && exec /usr/bin/python3 -m http.server 8123 --bind 127.0.0.1",
+        ])
         .spawn()
         .expect("ringwall starts");
-    let mut child = cli.piped(&["port", &id, "8123", "--forward", "0"]).spawn().expect("ringwall starts");
+    let mut child = cli
+        .piped(&["port", &id, "8123", "--forward", "0"])
+        .spawn()
+        .expect("ringwall starts");
     let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().expect("a pipe")).read_line(&mut line).expect("a line");
+    BufReader::new(child.stdout.as_mut().expect("a pipe"))
+        .read_line(&mut line)
+        .expect("a line");
     eventually("the page", || {
         let mut stream = TcpStream::connect(line.trim()).expect("it listens");
         stream
@@ -439,7 +536,11 @@ fn forwards(cli: &Cli) {
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("a signal");
     assert!(child.wait().expect("an end").success());
     cli.run(&["kill", &id]).expect(0);
-    assert_eq!(serving.wait().expect("an end").code(), Some(125), "its sandbox was killed");
+    assert_eq!(
+        serving.wait().expect("an end").code(),
+        Some(125),
+        "its sandbox was killed"
+    );
 }
 
 #[test]
@@ -456,7 +557,9 @@ fn long_commands_keep_nobody_waiting() {
         // Others work meanwhile, several at once; a server comes and goes.
         let ids: Vec<String> = std::thread::scope(|scope| {
             let each: Vec<_> = (0..3).map(|_| scope.spawn(|| cli.create(&[]))).collect();
-            each.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+            each.into_iter()
+                .map(|thread| thread.join().expect("no panic"))
+                .collect()
         });
         for other in &ids {
             assert_eq!(cli.sh(other, "echo hi"), "hi\n");
@@ -526,24 +629,45 @@ fn terminals_are_real() {
 #[test]
 fn templates_are_built() {
     each_user(|cli| {
-        let built = cli.run(&["template", "build", "--name", "flags", "--env", "A=1", "--run", "echo $A > /tmp/built"]);
+        let built = cli.run(&[
+            "template",
+            "build",
+            "--name",
+            "flags",
+            "--env",
+            "A=1",
+            "--run",
+            "echo $A > /tmp/built",
+        ]);
         assert!(built.err.contains("RUN"), "{built:?}");
         built.expect(0);
         let id = cli.create(&["--template", "flags"]);
         assert_eq!(cli.sh(&id, "cat /tmp/built; echo $A"), "1\n1\n");
         assert!(cli.run(&["template", "ls"]).expect(0).contains("flags"));
-        assert!(cli.run(&["template", "inspect", "flags"]).expect(0).contains("\"ready\""));
+        assert!(
+            cli.run(&["template", "inspect", "flags"])
+                .expect(0)
+                .contains("\"ready\"")
+        );
         let failed = cli.run(&["template", "build", "--name", "bad", "--run", "echo why; exit 4"]);
         assert!(failed.code == 1 && failed.err.contains("why"), "{failed:?}");
 
         cli.world.write("hello.txt", "hello\n");
-        let built = cli.run(&["template", "build", "--name", "copied", "--copy", "hello.txt:/tmp/hello.txt"]);
+        let built = cli.run(&[
+            "template",
+            "build",
+            "--name",
+            "copied",
+            "--copy",
+            "hello.txt:/tmp/hello.txt",
+        ]);
         built.expect(0);
         let id = cli.create(&["--template", "copied"]);
         assert_eq!(cli.sh(&id, "cat /tmp/hello.txt"), "hello\n");
 
         cli.world.write("Dockerfile", "FROM scratch\n");
-        cli.run(&["template", "build", "--name", "x", "-f", "Dockerfile"]).expect(2);
+        cli.run(&["template", "build", "--name", "x", "-f", "Dockerfile"])
+            .expect(2);
         cli.world.write("Dockerfile", "FROM debian:12\nARG X=1\n");
         let refused = cli.run(&["template", "build", "--name", "x", "-f", "Dockerfile"]);
         assert!(refused.code == 2 && refused.err.contains("line 2: ARG"), "{refused:?}");

@@ -19,7 +19,10 @@ fn run(user: User, sets: &[&str]) {
         Ok(output) if output.status.success() => {}
         Ok(output) => {
             let why = String::from_utf8_lossy(&output.stderr).into_owned();
-            println!("SKIPPED: E2B's clients can't be installed: {}", why.lines().last().unwrap_or("no reason given"));
+            println!(
+                "SKIPPED: E2B's clients can't be installed: {}",
+                why.lines().last().unwrap_or("no reason given")
+            );
             return;
         }
         Err(error) => {

@@ -38,7 +38,9 @@ fn raw(client: &Client, bytes: &[u8]) -> Vec<u8> {
     let mut stream = client.connect().expect("a connection");
     // The server may close before it has read all.
     drop(stream.write_all(bytes));
-    stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .expect("a timeout");
     let mut answer = Vec::new();
     drop(stream.read_to_end(&mut answer));
     answer
@@ -125,31 +127,74 @@ fn the_data_plane_wants_its_token() {
                 token: token.to_owned(),
             };
             let started = client.start(&wrong, "true").expect_err("it is refused").to_string();
-            assert!(started.contains("401") || started.contains("unauthenticated"), "{started}");
+            assert!(
+                started.contains("401") || started.contains("unauthenticated"),
+                "{started}"
+            );
             assert_eq!(client.read(&wrong, "/etc/passwd").status(), 401, "{token:?}");
             assert_eq!(client.write(&wrong, "/tmp/f", b"x").status(), 401, "{token:?}");
             let stat = client.unary(&wrong, "/filesystem.Filesystem/Stat", &json!({"path": "/"}));
             assert_eq!(stat.status(), 401, "{token:?}");
         }
         // Without a sandbox's id the token alone tells which one is meant, and nothing does without.
-        let by_token = client.request("GET", "/files?path=/etc/hostname", &[("X-Access-Token", &sandbox.token)], b"");
+        let by_token = client.request(
+            "GET",
+            "/files?path=/etc/hostname",
+            &[("X-Access-Token", &sandbox.token)],
+            b"",
+        );
         assert_eq!(by_token.status(), 200);
-        for headers in [vec![], vec![("X-Access-Token", "wrong")], vec![("X-API-Key", client.key())]] {
-            assert_eq!(client.request("GET", "/files?path=/etc/hostname", &headers, b"").status(), 401);
+        for headers in [
+            vec![],
+            vec![("X-Access-Token", "wrong")],
+            vec![("X-API-Key", client.key())],
+        ] {
+            assert_eq!(
+                client
+                    .request("GET", "/files?path=/etc/hostname", &headers, b"")
+                    .status(),
+                401
+            );
         }
-        for query in ["path=/etc/hostname&signature=v1_x", "signature=v1_", "path=%FF&signature=%FF", "path=a&signature=v1_x&signature_expiration=-9999999999999999999"] {
-            assert_eq!(client.request("GET", &format!("/files?{query}"), &[], b"").status(), 401, "{query}");
+        for query in [
+            "path=/etc/hostname&signature=v1_x",
+            "signature=v1_",
+            "path=%FF&signature=%FF",
+            "path=a&signature=v1_x&signature_expiration=-9999999999999999999",
+        ] {
+            assert_eq!(
+                client.request("GET", &format!("/files?{query}"), &[], b"").status(),
+                401,
+                "{query}"
+            );
         }
         // What only the host may ask of the agent.
         let host = format!("49983-{}.sandbox.localhost", sandbox.id);
-        for path in ["/init", "/interpreter", "//init", "/init/", "/init?x=1", "/./init", "/%69nit", "/x/../init", "/interpreter?a"] {
+        for path in [
+            "/init",
+            "/interpreter",
+            "//init",
+            "/init/",
+            "/init?x=1",
+            "/./init",
+            "/%69nit",
+            "/x/../init",
+            "/interpreter?a",
+        ] {
             let body = json!({"accessToken": "taken", "envVars": {"A": "b"}}).to_string();
-            for headers in [sandbox.headers().to_vec(), vec![("Host", host.as_str()), ("X-Access-Token", &sandbox.token)]] {
-                let answer = client.request("POST", path, &headers, body.as_bytes()).expect("an answer");
+            for headers in [
+                sandbox.headers().to_vec(),
+                vec![("Host", host.as_str()), ("X-Access-Token", &sandbox.token)],
+            ] {
+                let answer = client
+                    .request("POST", path, &headers, body.as_bytes())
+                    .expect("an answer");
                 assert!((400..500).contains(&answer.status), "{path}: {answer:?}");
             }
         }
-        let absolute = format!("POST http://{host}/init HTTP/1.1\r\nHost: {host}\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}");
+        let absolute = format!(
+            "POST http://{host}/init HTTP/1.1\r\nHost: {host}\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}"
+        );
         assert_eq!(status_of(&raw(&client, absolute.as_bytes())), Some(404));
         assert_eq!(client.shell(&sandbox, "echo ${A-unset}"), "unset\n");
     });
@@ -161,7 +206,22 @@ fn unknown_ids_are_404_whatever_they_look_like() {
         let client = server.client();
         let long = "a".repeat(5000);
         for id in [
-            "inone", "..", "..%2f..", "%2e%2e", "..%2F..%2Fkey", ".", "%00", "a%00b", "%FF%FE", "a%0d%0ab", "base", "lock", "%20", "ü", "i'--", long.as_str(),
+            "inone",
+            "..",
+            "..%2f..",
+            "%2e%2e",
+            "..%2F..%2Fkey",
+            ".",
+            "%00",
+            "a%00b",
+            "%FF%FE",
+            "a%0d%0ab",
+            "base",
+            "lock",
+            "%20",
+            "ü",
+            "i'--",
+            long.as_str(),
         ] {
             for (method, path) in [
                 ("GET", format!("/sandboxes/{id}")),
@@ -183,7 +243,11 @@ fn unknown_ids_are_404_whatever_they_look_like() {
                 // Bytes that are no text are a request that can't be understood.
                 let wanted = if id.contains("%FF") { [400, 404] } else { [404, 404] };
                 assert!(wanted.contains(&answer.status), "{method} {path}: {answer:?}");
-                assert_eq!(answer.json()["code"], json!(answer.status), "{method} {path}: {answer:?}");
+                assert_eq!(
+                    answer.json()["code"],
+                    json!(answer.status),
+                    "{method} {path}: {answer:?}"
+                );
             }
             for (method, path) in [
                 ("GET", format!("/templates/x{id}")),
@@ -198,7 +262,9 @@ fn unknown_ids_are_404_whatever_they_look_like() {
                 assert!(matches!(answer.status, 400 | 404), "{method} {path}: {answer:?}");
             }
             let headers = [("E2b-Sandbox-Id", id), ("E2b-Sandbox-Port", "49983")];
-            let answer = client.request("GET", "/files?path=/etc/passwd", &headers, b"").expect("an answer");
+            let answer = client
+                .request("GET", "/files?path=/etc/passwd", &headers, b"")
+                .expect("an answer");
             assert!(matches!(answer.status, 401 | 502), "{id}: {answer:?}");
         }
         for hash in ["..%2f..%2fkey", "x", &"g".repeat(64), &"0".repeat(63)] {
@@ -206,13 +272,32 @@ fn unknown_ids_are_404_whatever_they_look_like() {
             let path = format!("/templates/{}/files/{hash}", text(&announced, "templateID"));
             assert_eq!(client.get(&path).status(), 400, "{hash}");
         }
-        for path in ["/uploads/a/b/c", "/uploads/a/b/c?token=", "/uploads/..%2f/..%2f/..%2fx?token=AAAA", "/uploads/a/b/c?token=%FF"] {
+        for path in [
+            "/uploads/a/b/c",
+            "/uploads/a/b/c?token=",
+            "/uploads/..%2f/..%2f/..%2fx?token=AAAA",
+            "/uploads/a/b/c?token=%FF",
+        ] {
             let status = client.request("PUT", path, &[], b"data").status();
             assert!(matches!(status, 400 | 401), "{path}: {status}");
         }
         assert_eq!(server.names("uploads"), Vec::<String>::new());
-        for template in ["nothing", "../base", "base:none", "base:", ":", "a:b:c", " ", "\u{0}", &long] {
-            assert_eq!(client.try_create(&json!({"templateID": template})).status(), 404, "{template:?}");
+        for template in [
+            "nothing",
+            "../base",
+            "base:none",
+            "base:",
+            ":",
+            "a:b:c",
+            " ",
+            "\u{0}",
+            &long,
+        ] {
+            assert_eq!(
+                client.try_create(&json!({"templateID": template})).status(),
+                404,
+                "{template:?}"
+            );
         }
     });
 }
@@ -236,7 +321,16 @@ fn bodies_that_make_no_sense_are_refused_with_a_reason() {
         let deep = [vec![b'['; 100_000], vec![b']'; 100_000]].concat();
         for path in &paths {
             let bodies: [&[u8]; 10] = [
-                b"{", b"nonsense", b"[]", b"\"text\"", b"7", b"\xff\xfe", b"{} {}", b"{\"a\":\"\\ud800\"}x", b"{\"timeout\": NaN}", &deep,
+                b"{",
+                b"nonsense",
+                b"[]",
+                b"\"text\"",
+                b"7",
+                b"\xff\xfe",
+                b"{} {}",
+                b"{\"a\":\"\\ud800\"}x",
+                b"{\"timeout\": NaN}",
+                &deep,
             ];
             for body in bodies {
                 let answer = ask(&client, "POST", path, body);
@@ -247,7 +341,16 @@ fn bodies_that_make_no_sense_are_refused_with_a_reason() {
             let huge = vec![b' '; (1 << 20) + 1];
             assert_eq!(ask(&client, "POST", path, &huge).status, 413, "{path}");
         }
-        for timeout in [json!(-1), json!(1.5), json!("10"), json!(86_401), json!(u64::MAX), json!(1e300), json!([1]), json!({})] {
+        for timeout in [
+            json!(-1),
+            json!(1.5),
+            json!("10"),
+            json!(86_401),
+            json!(u64::MAX),
+            json!(1e300),
+            json!([1]),
+            json!({}),
+        ] {
             for path in [
                 "/v2/sandboxes".to_owned(),
                 "/sandboxes".to_owned(),
@@ -256,11 +359,19 @@ fn bodies_that_make_no_sense_are_refused_with_a_reason() {
                 format!("/sandboxes/{}/fork", sandbox.id),
             ] {
                 let body = json!({"templateID": "base", "timeout": timeout});
-                assert_eq!(ask(&client, "POST", &path, body.to_string().as_bytes()).status, 400, "{path} {timeout}");
+                assert_eq!(
+                    ask(&client, "POST", &path, body.to_string().as_bytes()).status,
+                    400,
+                    "{path} {timeout}"
+                );
             }
             let path = format!("/sandboxes/{}/refreshes", sandbox.id);
             let body = json!({"duration": timeout});
-            assert_eq!(ask(&client, "POST", &path, body.to_string().as_bytes()).status, 400, "{timeout}");
+            assert_eq!(
+                ask(&client, "POST", &path, body.to_string().as_bytes()).status,
+                400,
+                "{timeout}"
+            );
         }
         let big = "x".repeat(70_000);
         for body in [
@@ -280,18 +391,40 @@ fn bodies_that_make_no_sense_are_refused_with_a_reason() {
             json!({"network": {"httpsPorts": [70000]}}),
         ] {
             let shown = body.to_string();
-            assert_eq!(client.try_create(&body).status(), 400, "{}", shown.get(..100).unwrap_or(&shown));
+            assert_eq!(
+                client.try_create(&body).status(),
+                400,
+                "{}",
+                shown.get(..100).unwrap_or(&shown)
+            );
         }
         for count in [json!(0), json!(101), json!(-1), json!(u64::MAX)] {
-            assert_eq!(client.act(&sandbox, "fork", &json!({"count": count})).status(), 400, "{count}");
+            assert_eq!(
+                client.act(&sandbox, "fork", &json!({"count": count})).status(),
+                400,
+                "{count}"
+            );
         }
-        for name in ["", "a b", "../x", "a:b:c", "ü", "base", "code-interpreter-v1", &"n".repeat(200)] {
+        for name in [
+            "",
+            "a b",
+            "../x",
+            "a:b:c",
+            "ü",
+            "base",
+            "code-interpreter-v1",
+            &"n".repeat(200),
+        ] {
             let status = client.post("/v3/templates", &json!({"name": name})).status();
             // A path's dots do no harm in a name: it never becomes one.
             assert!(matches!(status, 400 | 409) || name == "../x", "{name}: {status}");
         }
         let announced = client.post("/v3/templates", &json!({"name": "bad"})).json_of(202);
-        let build = format!("/v2/templates/{}/builds/{}", text(&announced, "templateID"), text(&announced, "buildID"));
+        let build = format!(
+            "/v2/templates/{}/builds/{}",
+            text(&announced, "templateID"),
+            text(&announced, "buildID")
+        );
         for body in [
             json!({}),
             json!({"fromImage": "a", "fromTemplate": "b"}),
@@ -328,10 +461,18 @@ fn build_steps_that_make_no_sense_fail_the_build() {
             let announced = client.post("/v3/templates", &json!({"name": "bad"})).json_of(202);
             let (template, build) = (text(&announced, "templateID"), text(&announced, "buildID"));
             let body = json!({"fromTemplate": "base", "steps": [step]});
-            assert_eq!(client.post(&format!("/v2/templates/{template}/builds/{build}"), &body).status(), 202, "{step}");
+            assert_eq!(
+                client
+                    .post(&format!("/v2/templates/{template}/builds/{build}"), &body)
+                    .status(),
+                202,
+                "{step}"
+            );
             let mut last = Value::Null;
             eventually("it fails", PATIENCE, || {
-                last = client.get(&format!("/templates/{template}/builds/{build}/status")).json_of(200);
+                last = client
+                    .get(&format!("/templates/{template}/builds/{build}/status"))
+                    .json_of(200);
                 text(&last, "status") == "error"
             });
             assert_eq!(text(&last["reason"], "step"), "1", "{step}: {last}");
@@ -345,18 +486,55 @@ fn hostile_queries_are_answered() {
     each_user(|server| {
         let client = server.client();
         let sandbox = client.create(&json!({"metadata": {"a": "1"}}));
-        let many = percent(&(0..65).map(|number| format!("k{number}=v")).collect::<Vec<_>>().join("&"));
+        let many = percent(
+            &(0..65)
+                .map(|number| format!("k{number}=v"))
+                .collect::<Vec<_>>()
+                .join("&"),
+        );
         for query in [
-            "metadata=a", "metadata=%25FF%3Dx%25FF", "metadata=a%3D%2525FF", "limit=0", "limit=-1", "limit=x", "limit=99999999999999999999", "nextToken=x", "nextToken=x-y",
-            "state=sleeping", "state=running,", "startedAfter=yesterday", "order=up", many.as_str(), "limit=1&limit=2", "metadata=%FF",
+            "metadata=a",
+            "metadata=%25FF%3Dx%25FF",
+            "metadata=a%3D%2525FF",
+            "limit=0",
+            "limit=-1",
+            "limit=x",
+            "limit=99999999999999999999",
+            "nextToken=x",
+            "nextToken=x-y",
+            "state=sleeping",
+            "state=running,",
+            "startedAfter=yesterday",
+            "order=up",
+            many.as_str(),
+            "limit=1&limit=2",
+            "metadata=%FF",
         ] {
-            let query = if query == many { format!("metadata={many}") } else { query.to_owned() };
+            let query = if query == many {
+                format!("metadata={many}")
+            } else {
+                query.to_owned()
+            };
             let answer = client.get(&format!("/v2/sandboxes?{query}")).expect("an answer");
             assert_eq!(answer.status, 400, "{query}: {answer:?}");
         }
         for (query, count) in [
-            ("metadata=", 1), ("metadata=&", 1), ("metadata=%3D", 0), ("metadata=a%3D1", 1), ("metadata=a%3D1%26%26", 1), ("metadata=a%3D%3D", 0), ("metadata=a%3D%25", 0), ("", 1), ("&&&=", 1),
-            ("unknown=1", 1), ("state=", 1), ("limit=100000", 1), ("startedAfter=9999-01-01T00:00:00Z", 0), ("startedAfter=1969-01-01T00:00:00Z", 1), ("nextToken=18446744073709551615-i", 1), ("nextToken=0-", 0),
+            ("metadata=", 1),
+            ("metadata=&", 1),
+            ("metadata=%3D", 0),
+            ("metadata=a%3D1", 1),
+            ("metadata=a%3D1%26%26", 1),
+            ("metadata=a%3D%3D", 0),
+            ("metadata=a%3D%25", 0),
+            ("", 1),
+            ("&&&=", 1),
+            ("unknown=1", 1),
+            ("state=", 1),
+            ("limit=100000", 1),
+            ("startedAfter=9999-01-01T00:00:00Z", 0),
+            ("startedAfter=1969-01-01T00:00:00Z", 1),
+            ("nextToken=18446744073709551615-i", 1),
+            ("nextToken=0-", 0),
         ] {
             let answer = client.get(&format!("/v2/sandboxes?{query}")).json_of(200);
             assert_eq!(answer.as_array().map(Vec::len), Some(count), "{query}");
@@ -386,13 +564,22 @@ fn hostile_queries_are_answered() {
 fn absurd_heads_are_refused() {
     each_user(|server| {
         let client = server.client();
-        let head = |extra: &str| format!("GET /v2/sandboxes HTTP/1.1\r\nHost: x\r\nX-API-Key: {}\r\nConnection: close\r\n{extra}\r\n", client.key());
+        let head = |extra: &str| {
+            format!(
+                "GET /v2/sandboxes HTTP/1.1\r\nHost: x\r\nX-API-Key: {}\r\nConnection: close\r\n{extra}\r\n",
+                client.key()
+            )
+        };
         assert_eq!(status_of(&raw(&client, head("").as_bytes())), Some(200));
         let many: String = (0..200).map(|number| format!("X-{number}: y\r\n")).collect();
         let large = format!("X-Large: {}\r\n", "y".repeat(400_000));
         for extra in [many.as_str(), large.as_str()] {
             let answer = raw(&client, head(extra).as_bytes());
-            assert!(matches!(status_of(&answer), Some(431) | None), "{:?}", status_of(&answer));
+            assert!(
+                matches!(status_of(&answer), Some(431) | None),
+                "{:?}",
+                status_of(&answer)
+            );
         }
         for (extra, wanted) in [
             ("Bad Name: x\r\n", 400),
@@ -421,13 +608,20 @@ fn absurd_heads_are_refused() {
             assert_eq!(client.request("GET", "/", &headers, b"").status(), 401, "{port:?}");
         }
         for host in ["", "..", "1-.x", "99999-a.x", "a-b.c", "-.-", "\u{fc}-i.x"] {
-            let answer = client.request("GET", "/v2/sandboxes", &[("Host", host), ("X-API-Key", client.key())], b"");
+            let answer = client.request(
+                "GET",
+                "/v2/sandboxes",
+                &[("Host", host), ("X-API-Key", client.key())],
+                b"",
+            );
             assert!(matches!(answer.status(), 200 | 400), "{host:?}");
         }
         // The head of a request smuggled in a body that the server inside would not read.
         let smuggled = format!("GET /sandboxes/{} HTTP/1.1\r\nHost: x\r\n\r\n", sandbox.id);
         let host = format!("8000-{}.x", sandbox.id);
-        let answer = client.request("POST", "/", &[("Host", &host)], smuggled.as_bytes()).expect("an answer");
+        let answer = client
+            .request("POST", "/", &[("Host", &host)], smuggled.as_bytes())
+            .expect("an answer");
         assert_eq!(answer.status, 502);
         // Pipelined requests are answered in order.
         let one = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -460,18 +654,30 @@ fn bad_connect_frames_end_in_an_error_and_hurt_nobody() {
             ("empty", envelope(0, b"")),
             ("no process", envelope(0, b"{}")),
             ("no command", envelope(0, br#"{"process":{"cmd":""}}"#)),
-            ("NUL", envelope(0, br#"{"process":{"cmd":"/bin/true","args":["a\u0000b"]}}"#)),
+            (
+                "NUL",
+                envelope(0, br#"{"process":{"cmd":"/bin/true","args":["a\u0000b"]}}"#),
+            ),
             ("not UTF-8", envelope(0, b"{\"process\":{\"cmd\":\"\xff\"}}")),
             ("JSON without an envelope", good.clone().into_bytes()),
             ("two", [whole.clone(), whole.clone()].concat()),
             ("deep", envelope(0, "[".repeat(100_000).as_bytes())),
-            ("no such program", envelope(0, br#"{"process":{"cmd":"/no/such/program"}}"#)),
-            ("no such directory", envelope(0, br#"{"process":{"cmd":"/bin/true","cwd":"/no/such"}}"#)),
+            (
+                "no such program",
+                envelope(0, br#"{"process":{"cmd":"/no/such/program"}}"#),
+            ),
+            (
+                "no such directory",
+                envelope(0, br#"{"process":{"cmd":"/bin/true","cwd":"/no/such"}}"#),
+            ),
         ];
         for (what, body) in bodies {
             let headers = [
                 sandbox.headers().as_slice(),
-                &[("Content-Type", "application/connect+json"), ("Connect-Protocol-Version", "1")],
+                &[
+                    ("Content-Type", "application/connect+json"),
+                    ("Connect-Protocol-Version", "1"),
+                ],
             ]
             .concat();
             for method in ["Start", "Connect", "StreamInput", "NoSuchMethod"] {
@@ -502,7 +708,9 @@ fn bad_connect_frames_end_in_an_error_and_hurt_nobody() {
             ]
             .concat();
             let body = envelope(0, br#"{"process":{"cmd":"/bin/sh","args":["-c","yes"]},"tag":"yes"}"#);
-            let stream = client.send("POST", "/process.Process/Start", &headers, &body).expect("sent");
+            let stream = client
+                .send("POST", "/process.Process/Start", &headers, &body)
+                .expect("sent");
             drop(stream.shutdown(Shutdown::Write));
             let mut some = [0; 1000];
             drop((&stream).read(&mut some));
@@ -519,15 +727,23 @@ fn slow_and_silent_clients_are_dropped_and_hold_up_nobody() {
         let sandbox = client.create(&json!({}));
         let silent: Vec<TcpStream> = (0..50).map(|_| client.connect().expect("a connection")).collect();
         let mut slow = client.connect().expect("a connection");
-        slow.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: ").expect("sent");
+        slow.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+            .expect("sent");
         // Bodies that never come: with a key, and to the agent.
         let begun: Vec<TcpStream> = (0..50)
             .map(|number| {
                 let mut stream = client.connect().expect("a connection");
                 let head = if number % 2 == 0 {
-                    format!("POST /v2/sandboxes HTTP/1.1\r\nHost: x\r\nX-API-Key: {}\r\nContent-Length: 10\r\n\r\n", client.key())
+                    format!(
+                        "POST /v2/sandboxes HTTP/1.1\r\nHost: x\r\nX-API-Key: {}\r\nContent-Length: 10\r\n\r\n",
+                        client.key()
+                    )
                 } else {
-                    let headers: String = sandbox.headers().iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+                    let headers: String = sandbox
+                        .headers()
+                        .iter()
+                        .map(|(name, value)| format!("{name}: {value}\r\n"))
+                        .collect();
                     format!("POST /files?path=/tmp/f HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: 10\r\n\r\n")
                 };
                 stream.write_all(head.as_bytes()).expect("sent");
@@ -552,9 +768,14 @@ fn slow_and_silent_clients_are_dropped_and_hold_up_nobody() {
         let took = start.elapsed();
         assert!(took > Duration::from_secs(10), "{took:?}");
         for mut stream in silent {
-            stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+            stream
+                .set_read_timeout(Some(Duration::from_secs(10)))
+                .expect("a timeout");
             let answer = stream.read(&mut [0; 1000]);
-            assert!(!matches!(&answer, Err(error) if error.kind() == io::ErrorKind::WouldBlock), "{answer:?}");
+            assert!(
+                !matches!(&answer, Err(error) if error.kind() == io::ErrorKind::WouldBlock),
+                "{answer:?}"
+            );
         }
         drop(begun);
     });
@@ -565,7 +786,10 @@ fn bodies_that_never_come_do_not_use_the_server_up() {
     each_user(|server| {
         let client = server.client();
         let Some(_) = more_descriptors(4000) else { return };
-        let head = format!("POST /v2/sandboxes HTTP/1.1\r\nHost: x\r\nX-API-Key: {}\r\nContent-Length: 10\r\n\r\n", client.key());
+        let head = format!(
+            "POST /v2/sandboxes HTTP/1.1\r\nHost: x\r\nX-API-Key: {}\r\nContent-Length: 10\r\n\r\n",
+            client.key()
+        );
         let mut held = Vec::new();
         for _ in 0..1100 {
             let mut stream = client.connect().expect("a connection");
@@ -587,7 +811,9 @@ fn more_descriptors(wanted: u64) -> Option<u64> {
         limit.maximum = Some(wanted);
     }
     limit.current = limit.maximum;
-    if setrlimit(Resource::Nofile, limit).is_err() || getrlimit(Resource::Nofile).current.is_some_and(|now| now < wanted) {
+    if setrlimit(Resource::Nofile, limit).is_err()
+        || getrlimit(Resource::Nofile).current.is_some_and(|now| now < wanted)
+    {
         println!("SKIPPED: no {wanted} descriptors for this process");
         return None;
     }
@@ -624,14 +850,19 @@ fn ten_thousand_connections_are_borne() {
                     })
                 })
                 .collect();
-            openers.into_iter().flat_map(|opener| opener.join().expect("no panic")).collect()
+            openers
+                .into_iter()
+                .flat_map(|opener| opener.join().expect("no panic"))
+                .collect()
         });
         let opened = opening.elapsed();
         std::thread::sleep(Duration::from_secs(2));
         let resident = resident_kib(server.pid());
         let (mut served, mut refused, mut whole, mut closed) = (0, 0, 0, 0);
         for stream in held.iter().step_by(2) {
-            stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+            stream
+                .set_read_timeout(Some(Duration::from_secs(10)))
+                .expect("a timeout");
             let mut reader = BufReader::new(stream.try_clone().expect("a copy"));
             match read_head(&mut reader) {
                 Ok(head) if head.status == 200 => served += 1,
@@ -640,7 +871,10 @@ fn ten_thousand_connections_are_borne() {
                     assert!(head.header("retry-after").is_some(), "{head:?}");
                     let mut body = Vec::new();
                     drop(reader.read_to_end(&mut body));
-                    let length: usize = head.header("content-length").and_then(|text| text.parse().ok()).expect("a length");
+                    let length: usize = head
+                        .header("content-length")
+                        .and_then(|text| text.parse().ok())
+                        .expect("a length");
                     assert_eq!(body.len(), length, "{}", String::from_utf8_lossy(&body));
                     whole += usize::from(serde_json::from_slice::<Value>(&body).is_ok());
                 }
@@ -648,11 +882,15 @@ fn ten_thousand_connections_are_borne() {
                 Err(_) => closed += 1,
             }
         }
-        println!("as {user:?}: {served} served, {refused} told 503, {closed} closed, {resident} KiB, opened in {opened:?}");
+        println!(
+            "as {user:?}: {served} served, {refused} told 503, {closed} closed, {resident} KiB, opened in {opened:?}"
+        );
         assert!(resident < 300 << 10, "{resident} KiB");
         drop(held);
         eventually("it answers", PATIENCE, || {
-            client.request("GET", "/health", &[], b"").is_ok_and(|answer| answer.status == 200)
+            client
+                .request("GET", "/health", &[], b"")
+                .is_ok_and(|answer| answer.status == 200)
         });
         assert_eq!(client.shell(&sandbox, "echo on"), "on\n");
         server.assert_sound();
@@ -660,7 +898,10 @@ fn ten_thousand_connections_are_borne() {
         server.assert_nothing_left();
         assert!(served > 0, "{COUNT} connections");
         assert_eq!(whole, refused, "every refusal is whole");
-        assert!(refused > 0, "those beyond --max-connections are told so: {closed} were just closed");
+        assert!(
+            refused > 0,
+            "those beyond --max-connections are told so: {closed} were just closed"
+        );
     }
 }
 
@@ -671,7 +912,9 @@ fn connections_too_many_are_told_503() {
         let held: Vec<TcpStream> = (0..3)
             .map(|_| {
                 let mut stream = client.connect().expect("a connection");
-                stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").expect("sent");
+                stream
+                    .write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+                    .expect("sent");
                 let mut reader = BufReader::new(stream.try_clone().expect("a copy"));
                 assert_eq!(read_head(&mut reader).expect("an answer").status, 200);
                 stream
@@ -683,16 +926,25 @@ fn connections_too_many_are_told_503() {
         let shown = String::from_utf8_lossy(&all).into_owned();
         assert_eq!(status_of(&all), Some(503), "{shown:?}");
         let (head, body) = shown.split_once("\r\n\r\n").expect("a head and a body");
-        assert!(head.to_lowercase().contains(&format!("content-length: {}", body.len())), "{shown}");
+        assert!(
+            head.to_lowercase().contains(&format!("content-length: {}", body.len())),
+            "{shown}"
+        );
         assert_eq!(serde_json::from_str::<Value>(body).expect("JSON")["code"], json!(503));
         // A client that has already sent its request sees the answer, too.
         let told = (0..20)
-            .filter(|_| client.request("GET", "/health", &[], b"").is_ok_and(|answer| answer.status == 503))
+            .filter(|_| {
+                client
+                    .request("GET", "/health", &[], b"")
+                    .is_ok_and(|answer| answer.status == 503)
+            })
             .count();
         assert!(told >= 15, "{told} of 20 were told");
         drop(held);
         eventually("places are given back", PATIENCE, || {
-            client.request("GET", "/health", &[], b"").is_ok_and(|answer| answer.status == 200)
+            client
+                .request("GET", "/health", &[], b"")
+                .is_ok_and(|answer| answer.status == 200)
         });
     });
 }
@@ -703,7 +955,9 @@ fn a_key_that_asks_too_fast_is_told_429() {
         let client = server.client();
         // The bucket may still be filling.
         std::thread::sleep(Duration::from_secs(2));
-        let answers: Vec<Answer> = (0..40).map(|_| client.get("/v2/sandboxes").expect("an answer")).collect();
+        let answers: Vec<Answer> = (0..40)
+            .map(|_| client.get("/v2/sandboxes").expect("an answer"))
+            .collect();
         let told: Vec<&Answer> = answers.iter().filter(|answer| answer.status == 429).collect();
         assert!(answers.iter().filter(|answer| answer.status == 200).count() >= 10);
         assert!(told.len() >= 10, "{answers:?}");
@@ -713,10 +967,15 @@ fn a_key_that_asks_too_fast_is_told_429() {
         }
         // Guessing keys does not use up anybody's rate.
         for number in 0..40 {
-            let guess = server.client_with(&format!("guess{number}")).get("/v2/sandboxes").status();
+            let guess = server
+                .client_with(&format!("guess{number}"))
+                .get("/v2/sandboxes")
+                .status();
             assert!(matches!(guess, 401 | 429), "{guess}");
         }
-        eventually("it may ask again", Duration::from_secs(3), || client.get("/v2/sandboxes").status() == 200);
+        eventually("it may ask again", Duration::from_secs(3), || {
+            client.get("/v2/sandboxes").status() == 200
+        });
         std::thread::sleep(Duration::from_millis(500));
     });
 }
@@ -737,10 +996,19 @@ fn more_sandboxes_than_allowed_are_told_503() {
         assert_eq!(client.try_create(&json!({})).status(), 201);
         let at_once: Vec<u16> = std::thread::scope(|scope| {
             assert_eq!(client.kill(&one).status(), 204);
-            let makers: Vec<_> = (0..10).map(|_| scope.spawn(|| client.try_create(&json!({})).status())).collect();
-            makers.into_iter().map(|maker| maker.join().expect("no panic")).collect()
+            let makers: Vec<_> = (0..10)
+                .map(|_| scope.spawn(|| client.try_create(&json!({})).status()))
+                .collect();
+            makers
+                .into_iter()
+                .map(|maker| maker.join().expect("no panic"))
+                .collect()
         });
-        assert_eq!(at_once.iter().filter(|&&status| status == 201).count(), 1, "{at_once:?}");
+        assert_eq!(
+            at_once.iter().filter(|&&status| status == 201).count(),
+            1,
+            "{at_once:?}"
+        );
     });
 }
 
@@ -775,7 +1043,9 @@ fn random_bytes_hurt_nothing() {
             let mut stream = client.connect().expect("a connection");
             drop(stream.write_all(&bytes));
             drop(stream.shutdown(Shutdown::Write));
-            stream.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout");
+            stream
+                .set_read_timeout(Some(Duration::from_millis(20)))
+                .expect("a timeout");
             drop(stream.read(&mut [0; 4096]));
         }
         assert_eq!(client.shell(&sandbox, "echo on"), "on\n");

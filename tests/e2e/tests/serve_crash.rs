@@ -147,12 +147,21 @@ fn change(ledger: &Mutex<Ledger>, id: &str, change: impl FnOnce(&mut Promised)) 
     }
 }
 
-fn store(client: &Client, id: &str, promised: &Promised, name: &str, serial: u64, ledger: &Mutex<Ledger>) -> Option<()> {
+fn store(
+    client: &Client,
+    id: &str,
+    promised: &Promised,
+    name: &str,
+    serial: u64,
+    ledger: &Mutex<Ledger>,
+) -> Option<()> {
     if promised.paused != Some(false) {
         return None;
     }
     let content = format!("{serial} {}", "x".repeat(usize::try_from(serial % 3000).unwrap_or(0)));
-    change(ledger, id, |held| drop(held.unsure.insert(name.to_owned(), content.clone())));
+    change(ledger, id, |held| {
+        drop(held.unsure.insert(name.to_owned(), content.clone()))
+    });
     let answer = client
         .write(&promised.sandbox(id), &format!("/home/user/{name}"), content.as_bytes())
         .ok()?;
@@ -167,13 +176,24 @@ fn store(client: &Client, id: &str, promised: &Promised, name: &str, serial: u64
     Some(())
 }
 
-fn command(client: &Client, id: &str, promised: &Promised, name: &str, serial: u64, ledger: &Mutex<Ledger>) -> Option<()> {
+fn command(
+    client: &Client,
+    id: &str,
+    promised: &Promised,
+    name: &str,
+    serial: u64,
+    ledger: &Mutex<Ledger>,
+) -> Option<()> {
     if promised.paused != Some(false) {
         return None;
     }
     let content = format!("command {serial}");
-    change(ledger, id, |held| drop(held.unsure.insert(name.to_owned(), content.clone())));
-    let script = format!("printf '%s' '{content}' > ~/{name}.new && sync ~/{name}.new && mv ~/{name}.new ~/{name} && echo acknowledged");
+    change(ledger, id, |held| {
+        drop(held.unsure.insert(name.to_owned(), content.clone()))
+    });
+    let script = format!(
+        "printf '%s' '{content}' > ~/{name}.new && sync ~/{name}.new && mv ~/{name}.new ~/{name} && echo acknowledged"
+    );
     let mut events = client.start(&promised.sandbox(id), &script).ok()?;
     let said = events.output().ok()?;
     assert_eq!(said, "acknowledged\n");
@@ -285,7 +305,10 @@ fn compare(client: &Client, ledger: &Mutex<Ledger>, round: u64) {
             assert_eq!(state, wanted, "round {round}: {id}: {item}");
         }
         let answer = client.resume(&sandbox, &json!({"timeout": 600})).expect("an answer");
-        assert!(matches!(answer.status, 200 | 201), "round {round}: {id} ({state}): {answer:?}");
+        assert!(
+            matches!(answer.status, 200 | 201),
+            "round {round}: {id} ({state}): {answer:?}"
+        );
         promised.paused = Some(false);
         for (name, content) in &promised.files {
             let found = client.read(&sandbox, &format!("/home/user/{name}")).expect("an answer");
@@ -303,10 +326,20 @@ fn compare(client: &Client, ledger: &Mutex<Ledger>, round: u64) {
         ledger.there.remove(&id);
         ledger.killed.push(id);
     }
-    let unknown: Vec<&String> = listed.keys().filter(|id| !ledger.there.contains_key(*id) && !ledger.killed.contains(id)).collect();
-    assert!(unknown.len() as u64 <= ledger.unsure_makes, "round {round}: {unknown:?} were never asked for");
+    let unknown: Vec<&String> = listed
+        .keys()
+        .filter(|id| !ledger.there.contains_key(*id) && !ledger.killed.contains(id))
+        .collect();
+    assert!(
+        unknown.len() as u64 <= ledger.unsure_makes,
+        "round {round}: {unknown:?} were never asked for"
+    );
     for id in unknown {
-        assert_eq!(client.delete(&format!("/sandboxes/{id}")).status(), 204, "round {round}");
+        assert_eq!(
+            client.delete(&format!("/sandboxes/{id}")).status(),
+            204,
+            "round {round}"
+        );
     }
     ledger.unsure_makes = 0;
     let snapshots: Vec<String> = client
@@ -316,14 +349,21 @@ fn compare(client: &Client, ledger: &Mutex<Ledger>, round: u64) {
         .map(|item| text(item, "snapshotID"))
         .collect();
     for snapshot in ledger.snapshots.keys() {
-        assert!(snapshots.contains(snapshot), "round {round}: snapshot {snapshot} is lost");
+        assert!(
+            snapshots.contains(snapshot),
+            "round {round}: snapshot {snapshot} is lost"
+        );
     }
     // One of them each time: a sandbox made from it has the files it had.
     if let Some((snapshot, files)) = ledger.snapshots.pop_first() {
         let sandbox = client.create(&json!({"templateID": snapshot}));
         for (name, content) in files {
             let found = client.read(&sandbox, &format!("/home/user/{name}")).expect("an answer");
-            assert_eq!(String::from_utf8_lossy(&found.body), content, "round {round}: {snapshot} {name}");
+            assert_eq!(
+                String::from_utf8_lossy(&found.body),
+                content,
+                "round {round}: {snapshot} {name}"
+            );
         }
         assert_eq!(client.kill(&sandbox).status(), 204);
         assert_eq!(client.delete(&format!("/templates/{snapshot}")).status(), 204);
@@ -431,7 +471,9 @@ fn timeouts_that_passed_while_no_server_ran_fire_afterwards() {
         let client = server.client();
         eventually("its time is up", PATIENCE, || client.state(&gone.id) == "404");
         eventually("it is paused", PATIENCE, || client.state(&paused.id) == "paused full");
-        eventually("its files are", PATIENCE, || client.state(&files.id) == "paused filesystem");
+        eventually("its files are", PATIENCE, || {
+            client.state(&files.id) == "paused filesystem"
+        });
         assert_eq!(client.state(&there.id), "running");
         assert_eq!(client.shell(&there, "echo on"), "on\n");
     });
@@ -441,7 +483,10 @@ fn timeouts_that_passed_while_no_server_ran_fire_afterwards() {
 fn a_paused_sandbox_stays_so_through_a_crash() {
     each_user(|server| {
         let client = server.client();
-        let (full, files) = (client.create(&json!({"timeout": 1})), client.create(&json!({"timeout": 1})));
+        let (full, files) = (
+            client.create(&json!({"timeout": 1})),
+            client.create(&json!({"timeout": 1})),
+        );
         client.shell(&full, "(while :; do n=$((n+1)); echo $n > ~/count.new; mv ~/count.new ~/count; sleep 0.01; done) >/dev/null 2>&1 & echo");
         client.shell(&files, "echo kept > ~/f");
         assert_eq!(client.act(&full, "pause", &json!({})).status(), 204);
@@ -476,9 +521,13 @@ fn dies(server: &mut Server, field: &str) {
     running.pid().expect("a start");
     let all = family(server.recorded(&sandbox.id, "init"));
     kill(server.recorded(&sandbox.id, field));
-    eventually("it is paused", PATIENCE, || client.state(&sandbox.id) == "paused filesystem");
+    eventually("it is paused", PATIENCE, || {
+        client.state(&sandbox.id) == "paused filesystem"
+    });
     for pid in all {
-        eventually("nothing of it runs", PATIENCE, || stat(pid).is_none_or(|stat| stat.state == 'Z'));
+        eventually("nothing of it runs", PATIENCE, || {
+            stat(pid).is_none_or(|stat| stat.state == 'Z')
+        });
     }
     assert!(!matches!(running.next_event(), Ok(Some(_))), "its streams end");
     let refused = client.read(&sandbox, "/home/user/f").expect("an answer");
@@ -486,16 +535,23 @@ fn dies(server: &mut Server, field: &str) {
     assert!(refused.message().contains("was not found"), "{refused:?}");
     assert_eq!(client.resume(&sandbox, &json!({"timeout": 600})).status(), 201);
     assert_eq!(client.shell(&sandbox, "cat ~/f ~/d/f"), "kept\ndeep\n");
-    let log = client.get(&format!("/sandboxes/{}/logs", sandbox.id)).json_of(200).to_string();
+    let log = client
+        .get(&format!("/sandboxes/{}/logs", sandbox.id))
+        .json_of(200)
+        .to_string();
     assert!(log.contains("ended by themselves"), "{log}");
     // The same while no server looks.
     let victim = server.recorded(&sandbox.id, field);
     server.crash();
     kill(victim);
-    eventually("it is gone", PATIENCE, || stat(victim).is_none_or(|stat| stat.state == 'Z'));
+    eventually("it is gone", PATIENCE, || {
+        stat(victim).is_none_or(|stat| stat.state == 'Z')
+    });
     server.start();
     let client = server.client();
-    eventually("it is paused", PATIENCE, || client.state(&sandbox.id) == "paused filesystem");
+    eventually("it is paused", PATIENCE, || {
+        client.state(&sandbox.id) == "paused filesystem"
+    });
     assert_eq!(client.resume(&sandbox, &json!({"timeout": 600})).status(), 201);
     assert_eq!(client.shell(&sandbox, "cat ~/f ~/d/f"), "kept\ndeep\n");
 }
@@ -521,7 +577,9 @@ fn a_sandbox_that_was_paused_is_not_ended_because_its_keeper_dies() {
         std::thread::sleep(Duration::from_millis(2500));
         assert_eq!(client.state(&sandbox.id), "paused full");
         kill(server.recorded(&sandbox.id, "keeper"));
-        eventually("its processes are gone", PATIENCE, || client.state(&sandbox.id) != "paused full");
+        eventually("its processes are gone", PATIENCE, || {
+            client.state(&sandbox.id) != "paused full"
+        });
         std::thread::sleep(Duration::from_millis(500));
         assert_eq!(client.state(&sandbox.id), "paused filesystem");
         assert_eq!(client.resume(&sandbox, &json!({"timeout": 600})).status(), 201);
@@ -549,7 +607,11 @@ fn a_crash_during_a_snapshot_loses_nothing() {
             let client = server.client();
             assert_eq!(client.state(&sandbox.id), "running", "round {round}");
             let found = client.read(&sandbox, "/home/user/f").expect("an answer");
-            assert_eq!(String::from_utf8_lossy(&found.body), round.to_string(), "round {round}: {found:?}");
+            assert_eq!(
+                String::from_utf8_lossy(&found.body),
+                round.to_string(),
+                "round {round}: {found:?}"
+            );
             if let Ok(answer) = answer
                 && verb == "snapshots"
             {
@@ -615,7 +677,9 @@ fn a_crash_during_a_build_leaves_a_failed_build_and_a_good_cache() {
             server.note_processes();
             server.crash_and_start();
             let client = server.client();
-            let status = client.get(&format!("/templates/{template}/builds/{build}/status")).json_of(200);
+            let status = client
+                .get(&format!("/templates/{template}/builds/{build}/status"))
+                .json_of(200);
             let state = text(&status, "status");
             assert!(matches!(state.as_str(), "error" | "ready"), "round {round}: {status}");
             if state == "error" {
@@ -646,7 +710,10 @@ fn a_second_server_on_the_same_state_is_refused() {
         let refused = server.command(free_port()).output().expect("it starts");
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert_eq!(refused.status.code(), Some(125), "{said}");
-        assert!(said.contains("another server works on") && said.contains("--state"), "{said}");
+        assert!(
+            said.contains("another server works on") && said.contains("--state"),
+            "{said}"
+        );
         assert!(refused.stdout.is_empty(), "{refused:?}");
         assert_eq!(server.client().shell(&sandbox, "echo on"), "on\n");
     });
@@ -665,10 +732,16 @@ fn upload_leftovers_of_a_crash_are_swept() {
         let url = text(&place, "url");
         let path = url.splitn(4, '/').nth(3).expect("a path");
         let mut stream = client.connect().expect("a connection");
-        write!(stream, "PUT /{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\npart").expect("sent");
+        write!(
+            stream,
+            "PUT /{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\npart"
+        )
+        .expect("sent");
         eventually("it is being written", PATIENCE, || server.names("new").len() == 1);
         server.crash_and_start();
-        eventually("it is swept", PATIENCE, || server.names("new").is_empty() && server.names("trash").is_empty());
+        eventually("it is swept", PATIENCE, || {
+            server.names("new").is_empty() && server.names("trash").is_empty()
+        });
         // A client that hangs up leaves nothing either.
         let client = server.client();
         let place = client
@@ -677,9 +750,15 @@ fn upload_leftovers_of_a_crash_are_swept() {
         let url = text(&place, "url");
         let path = url.splitn(4, '/').nth(3).expect("a path");
         let mut stream = client.connect().expect("a connection");
-        write!(stream, "PUT /{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\npart").expect("sent");
+        write!(
+            stream,
+            "PUT /{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\npart"
+        )
+        .expect("sent");
         eventually("it is being written", PATIENCE, || server.names("new").len() == 1);
         drop(stream);
-        eventually("it is removed", Duration::from_secs(10), || server.names("new").is_empty());
+        eventually("it is removed", Duration::from_secs(10), || {
+            server.names("new").is_empty()
+        });
     });
 }

@@ -61,7 +61,10 @@ fn a_sandbox_is_made_found_listed_and_killed() {
         let client = server.client();
         let body = json!({"metadata": {"owner": "a", "task": "b c&d=é/%25"}, "envVars": {"GREETING": "hello"}});
         let sandbox = client.create(&body);
-        assert_eq!(client.shell(&sandbox, "echo $GREETING $E2B_SANDBOX_ID"), format!("hello {}\n", sandbox.id));
+        assert_eq!(
+            client.shell(&sandbox, "echo $GREETING $E2B_SANDBOX_ID"),
+            format!("hello {}\n", sandbox.id)
+        );
         assert_eq!(client.shell(&sandbox, "id -un; pwd"), "user\n/home/user\n");
         let detail = client.detail(&sandbox.id);
         assert_eq!(text(&detail, "state"), "running");
@@ -70,7 +73,9 @@ fn a_sandbox_is_made_found_listed_and_killed() {
         let listed = client.list("/v2/sandboxes").expect("a list");
         assert_eq!(ids(&listed), BTreeSet::from([sandbox.id.clone()]));
         assert!(listed[0].get("envdAccessToken").is_none(), "a list shows no secrets");
-        let by_v1 = client.post("/sandboxes", &json!({"templateID": "code-interpreter-v1"})).json_of(201);
+        let by_v1 = client
+            .post("/sandboxes", &json!({"templateID": "code-interpreter-v1"}))
+            .json_of(201);
         assert_eq!(text(&by_v1, "alias"), "code-interpreter-v1");
         assert_eq!(client.list("/sandboxes").expect("a list").len(), 2);
         assert_eq!(client.kill(&sandbox).status(), 204);
@@ -146,9 +151,20 @@ fn timeouts_fire() {
         let shortened = client.create(&json!({"timeout": 600}));
         let never_shorter = client.create(&json!({"timeout": 600}));
         let paused = client.create(&json!({"timeout": 1, "autoPause": true}));
-        assert_eq!(client.act(&prolonged, "timeout", &json!({"timeout": 300})).status(), 204);
-        assert_eq!(client.act(&refreshed, "refreshes", &json!({"duration": 300})).status(), 204);
-        assert_eq!(client.act(&never_shorter, "refreshes", &json!({"duration": 1})).status(), 204);
+        assert_eq!(
+            client.act(&prolonged, "timeout", &json!({"timeout": 300})).status(),
+            204
+        );
+        assert_eq!(
+            client.act(&refreshed, "refreshes", &json!({"duration": 300})).status(),
+            204
+        );
+        assert_eq!(
+            client
+                .act(&never_shorter, "refreshes", &json!({"duration": 1}))
+                .status(),
+            204
+        );
         assert_eq!(client.resume(&never_shorter, &json!({"timeout": 1})).status(), 200);
         assert_eq!(client.act(&shortened, "timeout", &json!({"timeout": 0})).status(), 204);
         for gone in [&short, &shortened] {
@@ -181,7 +197,9 @@ fn a_paused_sandbox_stands_still_and_goes_on() {
         let client = server.client();
         let sandbox = client.create(&json!({}));
         count(&client, &sandbox);
-        let mut running = client.start(&sandbox, "sleep 0.3; echo slept; read -t 1000 < <(sleep 1000)").expect("a stream");
+        let mut running = client
+            .start(&sandbox, "sleep 0.3; echo slept; read -t 1000 < <(sleep 1000)")
+            .expect("a stream");
         running.pid().expect("a start");
         for round in 0..5 {
             assert_eq!(client.act(&sandbox, "pause", &json!({})).status(), 204, "{round}");
@@ -212,7 +230,10 @@ fn files_outlive_a_pause_without_memory_and_a_reboot() {
         let client = server.client();
         let sandbox = client.create(&json!({"envVars": {"KEPT": "too"}}));
         count(&client, &sandbox);
-        client.shell(&sandbox, "echo one > file; mkdir -p d/e; ln -s file link; chmod 751 d; rm -rf d/e");
+        client.shell(
+            &sandbox,
+            "echo one > file; mkdir -p d/e; ln -s file link; chmod 751 d; rm -rf d/e",
+        );
         let init = server.recorded(&sandbox.id, "init");
         assert_eq!(client.act(&sandbox, "pause", &json!({"memory": false})).status(), 204);
         assert_eq!(client.state(&sandbox.id), "paused filesystem");
@@ -241,14 +262,19 @@ fn traffic_resumes_what_wants_it() {
         client.write(&sandbox, "/home/user/f", b"kept").json_of(200);
         let files_only = client.create(&json!({"timeout": 1, "autoPause": true, "autoPauseMemory": false}));
         eventually("it is paused", PATIENCE, || client.state(&sandbox.id) == "paused full");
-        eventually("its files are", PATIENCE, || client.state(&files_only.id) == "paused filesystem");
+        eventually("its files are", PATIENCE, || {
+            client.state(&files_only.id) == "paused filesystem"
+        });
         assert_eq!(client.read(&files_only, "/etc/passwd").status(), 502);
         // Many at once: one resumes it, all get their answer.
         let answers: Vec<Vec<u8>> = std::thread::scope(|scope| {
             let readers: Vec<_> = (0..8)
                 .map(|_| scope.spawn(|| client.read(&sandbox, "/home/user/f").expect("an answer").body))
                 .collect();
-            readers.into_iter().map(|reader| reader.join().expect("no panic")).collect()
+            readers
+                .into_iter()
+                .map(|reader| reader.join().expect("no panic"))
+                .collect()
         });
         assert_eq!(answers, vec![b"kept".to_vec(); 8]);
         assert_eq!(client.state(&sandbox.id), "running");
@@ -262,7 +288,10 @@ fn snapshots_and_forks_deleted_in_any_order_lose_and_leak_nothing() {
         for order in 0..4_usize {
             let first = client.create(&json!({"metadata": {"m": "1"}}));
             client.shell(&first, "echo one > one; echo 1 > both");
-            let snapshot = text(&client.act(&first, "snapshots", &json!({"name": "first"})).json_of(201), "snapshotID");
+            let snapshot = text(
+                &client.act(&first, "snapshots", &json!({"name": "first"})).json_of(201),
+                "snapshotID",
+            );
             client.shell(&first, "echo two > two; echo 2 > both; rm one");
             let forks: Vec<Sandbox> = client
                 .act(&first, "fork", &json!({"count": 3, "timeout": 600}))
@@ -277,7 +306,10 @@ fn snapshots_and_forks_deleted_in_any_order_lose_and_leak_nothing() {
             for (number, fork) in forks.iter().enumerate() {
                 client.shell(fork, &format!("echo fork {number} > own; sync"));
             }
-            let later = text(&client.act(&forks[1], "snapshots", &json!({})).json_of(201), "snapshotID");
+            let later = text(
+                &client.act(&forks[1], "snapshots", &json!({})).json_of(201),
+                "snapshotID",
+            );
             let from_snapshot = client.create(&json!({"templateID": snapshot}));
             let from_name = client.create(&json!({"templateID": "first"}));
             let from_later = client.create(&json!({"templateID": later}));
@@ -293,7 +325,13 @@ fn snapshots_and_forks_deleted_in_any_order_lose_and_leak_nothing() {
             ];
             let listed = client.list("/snapshots").expect("a list");
             assert_eq!(listed.len(), 2);
-            assert_eq!(client.list(&format!("/snapshots?sandboxID={}", first.id)).expect("a list").len(), 1);
+            assert_eq!(
+                client
+                    .list(&format!("/snapshots?sandboxID={}", first.id))
+                    .expect("a list")
+                    .len(),
+                1
+            );
             assert_eq!(client.list("/snapshots?limit=1").expect("a list").len(), 2);
             // Everything goes, in another order each time, and what is left is right after each step.
             let mut left: Vec<(String, Option<(Sandbox, &str)>)> = expected
@@ -330,7 +368,10 @@ fn a_paused_sandbox_can_be_snapshotted_and_forked_and_stays_paused() {
         let sandbox = client.create(&json!({}));
         client.shell(&sandbox, "echo 1 > f");
         assert_eq!(client.act(&sandbox, "pause", &json!({})).status(), 204);
-        let snapshot = text(&client.act(&sandbox, "snapshots", &json!({})).json_of(201), "snapshotID");
+        let snapshot = text(
+            &client.act(&sandbox, "snapshots", &json!({})).json_of(201),
+            "snapshotID",
+        );
         assert!(client.state(&sandbox.id).starts_with("paused"));
         let forks = client.act(&sandbox, "fork", &json!({"count": 1})).json_of(201);
         let fork = Sandbox::from_json(&forks[0]["sandbox"]);
@@ -381,12 +422,20 @@ fn an_idempotency_key_makes_one_sandbox() {
         let ask = |body: &Value| client.request("POST", "/v2/sandboxes", &headers, body.to_string().as_bytes());
         let body = json!({"templateID": "base", "metadata": {"a": "1"}});
         let made: BTreeSet<String> = std::thread::scope(|scope| {
-            let askers: Vec<_> = (0..10).map(|_| scope.spawn(|| text(&ask(&body).json_of(201), "sandboxID"))).collect();
-            askers.into_iter().map(|asker| asker.join().expect("no panic")).collect()
+            let askers: Vec<_> = (0..10)
+                .map(|_| scope.spawn(|| text(&ask(&body).json_of(201), "sandboxID")))
+                .collect();
+            askers
+                .into_iter()
+                .map(|asker| asker.join().expect("no panic"))
+                .collect()
         });
         assert_eq!(made.len(), 1, "{made:?}");
         assert_eq!(client.list("/v2/sandboxes").expect("a list").len(), 1);
-        assert_eq!(ask(&json!({"templateID": "base", "metadata": {"a": "2"}})).status(), 409);
+        assert_eq!(
+            ask(&json!({"templateID": "base", "metadata": {"a": "2"}})).status(),
+            409
+        );
         assert_eq!(BTreeSet::from([text(&ask(&body).json_of(201), "sandboxID")]), made);
         let long = "x".repeat(256);
         for key in ["", "a b", "ä", long.as_str()] {
@@ -406,7 +455,10 @@ fn keys_do_not_see_each_others_things() {
         });
         eventually("the new key works", Duration::from_secs(2), || one_status(&two) == 200);
         let sandbox = one.create(&json!({}));
-        let snapshot = text(&one.act(&sandbox, "snapshots", &json!({"name": "mine"})).json_of(201), "snapshotID");
+        let snapshot = text(
+            &one.act(&sandbox, "snapshots", &json!({"name": "mine"})).json_of(201),
+            "snapshotID",
+        );
         let (template, build) = begin_build(&one, "private", &json!([]));
         assert_eq!(await_build(&one, &template, &build).0, "ready");
         assert_eq!(two.list("/v2/sandboxes").expect("a list").len(), 0);
@@ -417,7 +469,11 @@ fn keys_do_not_see_each_others_things() {
             ("DELETE", format!("/sandboxes/{}", sandbox.id), json!(null)),
             ("POST", format!("/sandboxes/{}/pause", sandbox.id), json!({})),
             ("POST", format!("/v2/sandboxes/{}/connect", sandbox.id), json!({})),
-            ("POST", format!("/sandboxes/{}/timeout", sandbox.id), json!({"timeout": 1})),
+            (
+                "POST",
+                format!("/sandboxes/{}/timeout", sandbox.id),
+                json!({"timeout": 1}),
+            ),
             ("POST", format!("/sandboxes/{}/refreshes", sandbox.id), json!({})),
             ("POST", format!("/sandboxes/{}/snapshots", sandbox.id), json!({})),
             ("POST", format!("/sandboxes/{}/fork", sandbox.id), json!({})),
@@ -430,22 +486,38 @@ fn keys_do_not_see_each_others_things() {
             ("DELETE", format!("/templates/{template}"), json!(null)),
             ("GET", format!("/templates/{template}"), json!(null)),
             ("GET", "/templates/aliases/private".to_owned(), json!(null)),
-            ("POST", "/templates/tags".to_owned(), json!({"target": template, "tags": ["x"]})),
+            (
+                "POST",
+                "/templates/tags".to_owned(),
+                json!({"target": template, "tags": ["x"]}),
+            ),
             ("POST", "/v2/sandboxes".to_owned(), json!({"templateID": snapshot})),
             ("POST", "/v2/sandboxes".to_owned(), json!({"templateID": "mine"})),
             ("POST", "/v2/sandboxes".to_owned(), json!({"templateID": template})),
             ("POST", "/v2/sandboxes".to_owned(), json!({"templateID": "private"})),
-            ("GET", format!("/templates/{template}/builds/{build}/status"), json!(null)),
-            ("GET", format!("/templates/{template}/files/{}", "0".repeat(64)), json!(null)),
+            (
+                "GET",
+                format!("/templates/{template}/builds/{build}/status"),
+                json!(null),
+            ),
+            (
+                "GET",
+                format!("/templates/{template}/files/{}", "0".repeat(64)),
+                json!(null),
+            ),
         ] {
             assert_eq!(two.call(method, &path, &body).status(), 404, "{method} {path} {body}");
         }
-        let many = two.get(&format!("/sandboxes/metrics?sandbox_ids={}", sandbox.id)).json_of(200);
+        let many = two
+            .get(&format!("/sandboxes/metrics?sandbox_ids={}", sandbox.id))
+            .json_of(200);
         assert_eq!(many, json!({"sandboxes": {}}));
         assert_eq!(two.delete("/templates/base").status(), 403);
         assert_eq!(one.state(&sandbox.id), "running");
         assert_eq!(server.key(&["rm", "other"]).code, 0);
-        eventually("the removed key is refused", Duration::from_secs(2), || one_status(&two) == 401);
+        eventually("the removed key is refused", Duration::from_secs(2), || {
+            one_status(&two) == 401
+        });
         assert_eq!(one_status(&one), 200);
     });
 }
@@ -476,14 +548,19 @@ fn archive(files: &[(&str, &str)]) -> Vec<u8> {
 fn templates_are_built_cached_and_fail_with_a_reason() {
     each_user(|server| {
         let client = server.client();
-        let announced = client.post("/v3/templates", &json!({"name": "built", "tags": ["v1"]})).json_of(202);
+        let announced = client
+            .post("/v3/templates", &json!({"name": "built", "tags": ["v1"]}))
+            .json_of(202);
         let (template, build) = (text(&announced, "templateID"), text(&announced, "buildID"));
         let hash = "ab".repeat(32);
         let path = format!("/templates/{template}/files/{hash}");
         let place = client.get(&path).json_of(201);
         assert_eq!(place["present"], json!(false));
         let url = text(&place, "url");
-        let uploaded = url.split_once("//").and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..])).expect("a path");
+        let uploaded = url
+            .split_once("//")
+            .and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..]))
+            .expect("a path");
         let body = archive(&[("src/a.txt", "alpha"), ("src/sub/b.txt", "beta"), ("c.txt", "gamma")]);
         let wrong = uploaded.replace("token=", "token=x");
         assert_eq!(client.request("PUT", &wrong, &[], &body).status(), 401);
@@ -491,26 +568,36 @@ fn templates_are_built_cached_and_fail_with_a_reason() {
         assert_eq!(client.get(&path).json_of(201)["present"], json!(true));
         let steps = json!([
             {"type": "ENV", "args": ["COLOUR", "blue"]},
-            {"type": "RUN", "args": ["mkdir -p /srv/app; chmod 777 /srv/app", "root"]},
-            {"type": "WORKDIR", "args": ["/srv/app"]},
-            {"type": "COPY", "args": ["src", "/srv/app/src", "root", "0755"], "filesHash": hash},
-            {"type": "COPY", "args": ["c.txt", "/srv/app/"], "filesHash": hash},
-            {"type": "RUN", "args": ["echo out; echo err >&2; cat src/a.txt c.txt > all; echo $COLOUR >> all", "root"]},
+            {"type": "WORKDIR", "args": ["/home/user/app"]},
+            {"type": "COPY", "args": ["src", "/home/user/app/src", "user", "0755"], "filesHash": hash},
+            {"type": "COPY", "args": ["c.txt", "/home/user/app/"], "filesHash": hash},
+            {"type": "RUN", "args": ["echo out; echo err >&2; cat src/a.txt c.txt > all; echo $COLOUR >> all; id -un >> all", "user"]},
         ]);
         let body = json!({"fromTemplate": "base", "steps": steps, "startCmd": "sleep 1000", "readyCmd": "true"});
         let start = |template: &str, build: &str, body: &Value| {
-            client.post(&format!("/v2/templates/{template}/builds/{build}"), body).status()
+            client
+                .post(&format!("/v2/templates/{template}/builds/{build}"), body)
+                .status()
         };
         assert_eq!(start(&template, &build, &body), 202);
         assert_eq!(start(&template, &build, &body), 409);
         let (status, lines, reason) = await_build(&client, &template, &build);
-        assert_eq!(status, "ready", "{lines:?} {reason}");
-        assert!(lines.iter().any(|line| line == "out") && lines.iter().any(|line| line == "err"), "{lines:?}");
+        assert_eq!(status, "ready", "as {:?}: {lines:?} {reason}", server.user());
+        assert!(
+            lines.iter().any(|line| line == "out") && lines.iter().any(|line| line == "err"),
+            "{lines:?}"
+        );
         assert!(!lines.iter().any(|line| line.contains("cached")), "{lines:?}");
         for name in ["built", "built:v1", "built:default", template.as_str()] {
             let sandbox = client.create(&json!({"templateID": name}));
-            let seen = client.shell(&sandbox, "pwd; cat all; cat src/sub/b.txt; echo; echo $COLOUR; pgrep -c sleep; ls -a / | grep -c ringwall");
-            assert_eq!(seen, "/srv/app\nalphagammablue\nbeta\nblue\n1\n0\n", "{name}");
+            let seen = client.shell(
+                &sandbox,
+                "pwd; cat all; cat src/sub/b.txt; echo; echo $COLOUR; pgrep -c sleep; ls -a / | grep -c ringwall",
+            );
+            assert_eq!(
+                seen, "/home/user/app\nalphagammablue\nuser\nbeta\nblue\n1\n0\n",
+                "{name}"
+            );
             assert_eq!(client.kill(&sandbox).status(), 204);
         }
         // Again: every step that made a layer comes from the cache.
@@ -520,10 +607,16 @@ fn templates_are_built_cached_and_fail_with_a_reason() {
         assert_eq!(start(&template, &second, &body), 202);
         let (status, lines, _) = await_build(&client, &template, &second);
         assert_eq!(status, "ready", "{lines:?}");
-        assert_eq!(lines.iter().filter(|line| line.ends_with("(cached)")).count(), 6, "{lines:?}");
+        assert_eq!(
+            lines.iter().filter(|line| line.ends_with("(cached)")).count(),
+            5,
+            "{lines:?}"
+        );
         // The log is read from an offset on, and ends.
         let status_path = format!("/templates/{template}/builds/{second}/status");
-        let all = client.get(&status_path).json_of(200)["logEntries"].as_array().map_or(0, Vec::len);
+        let all = client.get(&status_path).json_of(200)["logEntries"]
+            .as_array()
+            .map_or(0, Vec::len);
         let rest = client.get(&format!("{status_path}?logsOffset={all}")).json_of(200);
         assert_eq!(rest["logEntries"], json!([]));
         // A step that fails says which and why; what came before is cached.
@@ -536,11 +629,28 @@ fn templates_are_built_cached_and_fail_with_a_reason() {
         assert_eq!(text(&reason, "step"), "1", "a user can't write to /: {reason}");
         assert_eq!(client.try_create(&json!({"templateID": "broken"})).status(), 409);
         assert_eq!(client.delete("/templates/base").status(), 403);
-        assert_eq!(client.get("/templates/aliases/built").json_of(200)["templateID"], json!(template));
-        let tagged = client.post("/templates/tags", &json!({"target": "built:v1", "tags": ["stable"]})).json_of(201);
+        assert_eq!(
+            client.get("/templates/aliases/built").json_of(200)["templateID"],
+            json!(template)
+        );
+        let tagged = client
+            .post("/templates/tags", &json!({"target": "built:v1", "tags": ["stable"]}))
+            .json_of(201);
         assert!(!text(&tagged, "buildID").is_empty());
-        assert_eq!(client.create(&json!({"templateID": "built:stable"})).id.len(), sandbox_id_length());
-        assert_eq!(client.call("DELETE", "/templates/tags", &json!({"name": "built", "tags": ["stable"]})).status(), 204);
+        assert_eq!(
+            client.create(&json!({"templateID": "built:stable"})).id.len(),
+            sandbox_id_length()
+        );
+        assert_eq!(
+            client
+                .call(
+                    "DELETE",
+                    "/templates/tags",
+                    &json!({"name": "built", "tags": ["stable"]})
+                )
+                .status(),
+            204
+        );
         assert_eq!(client.try_create(&json!({"templateID": "built:stable"})).status(), 404);
     });
 }
@@ -559,7 +669,9 @@ fn a_template_removed_during_its_build_leaves_nothing() {
         eventually("a step is done", PATIENCE, || server.names("layers").len() > 1);
         assert_eq!(client.delete(&format!("/templates/{template}")).status(), 204);
         std::thread::sleep(Duration::from_secs(3));
-        eventually("no sandbox of a step is left", PATIENCE, || server.names("sandboxes").is_empty());
+        eventually("no sandbox of a step is left", PATIENCE, || {
+            server.names("sandboxes").is_empty()
+        });
         let layers = server.names("layers");
         assert!(layers.iter().all(|name| name.starts_with("base-")), "{layers:?}");
     });
@@ -570,14 +682,30 @@ fn removing_a_template_removes_the_template_and_not_a_snapshot_of_its_name() {
     each_user(|server| {
         let client = server.client();
         let sandbox = client.create(&json!({}));
-        let snapshot = text(&client.act(&sandbox, "snapshots", &json!({"name": "twice"})).json_of(201), "snapshotID");
+        let snapshot = text(
+            &client
+                .act(&sandbox, "snapshots", &json!({"name": "twice"}))
+                .json_of(201),
+            "snapshotID",
+        );
         let (template, build) = begin_build(&client, "twice", &json!([]));
         assert_eq!(await_build(&client, &template, &build).0, "ready");
         // The name stands for the template when a sandbox is made, so it must when it is removed.
-        assert_eq!(text(&client.post("/v2/sandboxes", &json!({"templateID": "twice"})).json_of(201), "templateID"), template);
+        assert_eq!(
+            text(
+                &client
+                    .post("/v2/sandboxes", &json!({"templateID": "twice"}))
+                    .json_of(201),
+                "templateID"
+            ),
+            template
+        );
         assert_eq!(client.delete("/templates/twice").status(), 204);
         assert_eq!(client.get(&format!("/templates/{template}")).status(), 404);
-        assert_eq!(text(&client.list("/snapshots").expect("a list")[0], "snapshotID"), snapshot);
+        assert_eq!(
+            text(&client.list("/snapshots").expect("a list")[0], "snapshotID"),
+            snapshot
+        );
     });
 }
 
@@ -589,24 +717,40 @@ fn logs_and_metrics_are_told() {
         assert_eq!(client.act(&sandbox, "pause", &json!({})).status(), 204);
         assert_eq!(client.resume(&sandbox, &json!({})).status(), 201);
         let old = client.get(&format!("/sandboxes/{}/logs", sandbox.id)).json_of(200);
-        let lines: Vec<String> = old["logs"].as_array().expect("a list").iter().map(|line| text(line, "line")).collect();
+        let lines: Vec<String> = old["logs"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|line| text(line, "line"))
+            .collect();
         assert_eq!(lines, ["sandbox started", "sandbox paused", "sandbox resumed"]);
         let path = format!("/v2/sandboxes/{}/logs", sandbox.id);
         let new = client.get(&format!("{path}?direction=backward&limit=1")).json_of(200);
         assert_eq!(text(&new["logs"][0], "message"), "sandbox resumed");
         let found = client.get(&format!("{path}?search=paused&level=info")).json_of(200);
         assert_eq!(found["logs"].as_array().map(Vec::len), Some(1));
-        assert_eq!(client.get(&format!("{path}?level=error")).json_of(200)["logs"], json!([]));
+        assert_eq!(
+            client.get(&format!("{path}?level=error")).json_of(200)["logs"],
+            json!([])
+        );
         assert_eq!(client.get(&format!("{path}?level=loud")).status(), 400);
         assert_eq!(client.get(&format!("{path}?direction=up")).status(), 400);
         let metrics = client.get(&format!("/sandboxes/{}/metrics", sandbox.id)).json_of(200);
         for field in ["cpuCount", "memUsed", "memTotal", "diskTotal", "timestampUnix"] {
-            assert!(metrics[0][field].as_u64().is_some_and(|value| value > 0), "{field}: {metrics}");
+            assert!(
+                metrics[0][field].as_u64().is_some_and(|value| value > 0),
+                "{field}: {metrics}"
+            );
         }
-        let many = client.get(&format!("/sandboxes/metrics?sandbox_ids={},inone", sandbox.id)).json_of(200);
+        let many = client
+            .get(&format!("/sandboxes/metrics?sandbox_ids={},inone", sandbox.id))
+            .json_of(200);
         assert_eq!(many["sandboxes"].as_object().map(serde_json::Map::len), Some(1));
         let page = client.request("GET", "/metrics", &[], b"").expect("an answer");
-        assert!(String::from_utf8_lossy(&page.body).contains("sandboxes_running 1"), "{page:?}");
+        assert!(
+            String::from_utf8_lossy(&page.body).contains("sandboxes_running 1"),
+            "{page:?}"
+        );
     });
 }
 
@@ -615,7 +759,11 @@ fn network_rules_that_can_not_hold_are_refused() {
     each_user(|server| {
         let client = server.client();
         let sandbox = client.create(&json!({}));
-        let put = |body: &Value| client.call("PUT", &format!("/sandboxes/{}/network", sandbox.id), body).status();
+        let put = |body: &Value| {
+            client
+                .call("PUT", &format!("/sandboxes/{}/network", sandbox.id), body)
+                .status()
+        };
         for rule in [
             json!({"allowOut": ["1.1.1.1"]}),
             json!({"dnsServers": ["1.1.1.1"]}),
@@ -626,12 +774,20 @@ fn network_rules_that_can_not_hold_are_refused() {
             assert_eq!(client.try_create(&json!({"network": rule})).status(), 400, "{rule}");
             assert_eq!(put(&rule), 400, "{rule}");
         }
-        for rule in [json!({}), json!({"denyOut": ["0.0.0.0/0"]}), json!({"allowOut": [], "rules": {}, "allow_internet_access": true})] {
+        for rule in [
+            json!({}),
+            json!({"denyOut": ["0.0.0.0/0"]}),
+            json!({"allowOut": [], "rules": {}, "allow_internet_access": true}),
+        ] {
             assert_eq!(put(&rule), 204, "{rule}");
             let made = client.try_create(&json!({"network": rule}));
             assert_eq!(made.status(), 201, "{rule}");
         }
-        for body in [json!({"mcp": {"a": {}}}), json!({"volumeMounts": [{"name": "a", "path": "/a"}]}), json!({"iam": {"tokens": {"a": {}}}})] {
+        for body in [
+            json!({"mcp": {"a": {}}}),
+            json!({"volumeMounts": [{"name": "a", "path": "/a"}]}),
+            json!({"iam": {"tokens": {"a": {}}}}),
+        ] {
             assert_eq!(client.try_create(&body).status(), 400, "{body}");
         }
     });
@@ -708,7 +864,11 @@ const HANG_UPS: [u64; 12] = [0, 2, 5, 10, 15, 20, 25, 30, 40, 50, 70, 100];
 
 /// Asks for something and hangs up after a while.
 fn hang_up(client: &Client, method: &str, path: &str, body: &Value, after: u64) {
-    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let body = if body.is_null() {
+        String::new()
+    } else {
+        body.to_string()
+    };
     let headers = [("X-API-Key", client.key())];
     let stream = client.send(method, path, &headers, body.as_bytes()).expect("sent");
     std::thread::sleep(Duration::from_millis(after));
@@ -720,7 +880,13 @@ fn a_sandbox_whose_maker_hung_up_ends_at_its_time() {
     each_user(|server| {
         let client = server.client();
         for after in HANG_UPS {
-            hang_up(&client, "POST", "/v2/sandboxes", &json!({"templateID": "base", "timeout": 3}), after);
+            hang_up(
+                &client,
+                "POST",
+                "/v2/sandboxes",
+                &json!({"templateID": "base", "timeout": 3}),
+                after,
+            );
         }
         eventually("sandboxes whose maker hung up end", Duration::from_secs(15), || {
             server.names("sandboxes").is_empty() && server.keepers().is_empty()
@@ -737,7 +903,13 @@ fn survives_a_hang_up(verb: &str, body: &Value) {
             let what = format!("{verb} {body}, hung up after {after} ms");
             let sandbox = client.create(&json!({}));
             client.write(&sandbox, "/home/user/f", b"kept").json_of(200);
-            hang_up(&client, "POST", &format!("/sandboxes/{}/{verb}", sandbox.id), body, after);
+            hang_up(
+                &client,
+                "POST",
+                &format!("/sandboxes/{}/{verb}", sandbox.id),
+                body,
+                after,
+            );
             let mut last = String::new();
             let back = std::time::Instant::now();
             loop {
@@ -746,7 +918,10 @@ fn survives_a_hang_up(verb: &str, body: &Value) {
                     break;
                 }
                 last = format!("{answer:?}");
-                assert!(back.elapsed() < Duration::from_secs(10), "{what}: it can't be resumed: {last}");
+                assert!(
+                    back.elapsed() < Duration::from_secs(10),
+                    "{what}: it can't be resumed: {last}"
+                );
                 std::thread::sleep(Duration::from_millis(100));
             }
             let found = client.read(&sandbox, "/home/user/f").expect("an answer");
@@ -787,7 +962,13 @@ fn a_kill_nobody_waits_for_is_done_or_not() {
         let client = server.client();
         for after in HANG_UPS {
             let sandbox = client.create(&json!({}));
-            hang_up(&client, "DELETE", &format!("/sandboxes/{}", sandbox.id), &json!(null), after);
+            hang_up(
+                &client,
+                "DELETE",
+                &format!("/sandboxes/{}", sandbox.id),
+                &json!(null),
+                after,
+            );
             let listed = ids(&client.list("/v2/sandboxes").expect("a list"));
             if listed.contains(&sandbox.id) && client.run(&sandbox, "true").is_ok() {
                 continue;
@@ -844,14 +1025,24 @@ fn ports_are_reached_by_host_and_by_header_and_upgraded() {
         assert_eq!(text(&closed.json(), "sandboxId"), sandbox.id);
         serve_echo(&client, &sandbox);
         let answer = client
-            .request("GET", "/a/b?c=d", &[("Host", &host), ("X-API-Key", client.key()), ("X-Other", "1")], b"")
+            .request(
+                "GET",
+                "/a/b?c=d",
+                &[("Host", &host), ("X-API-Key", client.key()), ("X-Other", "1")],
+                b"",
+            )
             .expect("an answer");
         assert_eq!(answer.status, 200);
         let head = String::from_utf8_lossy(&answer.body).to_lowercase();
-        assert!(head.starts_with("get /a/b?c=d http/1.1\r\n") && head.contains("x-other: 1"), "{head}");
+        assert!(
+            head.starts_with("get /a/b?c=d http/1.1\r\n") && head.contains("x-other: 1"),
+            "{head}"
+        );
         assert!(!head.contains(client.key()), "the key stays outside: {head}");
         // Also where the path is one of ours.
-        let ours = client.request("GET", "/sandboxes", &[("Host", &host)], b"").expect("an answer");
+        let ours = client
+            .request("GET", "/sandboxes", &[("Host", &host)], b"")
+            .expect("an answer");
         assert!(ours.body.starts_with(b"GET /sandboxes "), "{ours:?}");
         let unknown = client
             .request("GET", "/", &[("Host", "8000-inone.sandbox.localhost")], b"")
@@ -860,7 +1051,11 @@ fn ports_are_reached_by_host_and_by_header_and_upgraded() {
         assert!(unknown.message().contains("was not found"), "{unknown:?}");
         // An upgraded connection passes bytes both ways until either side ends.
         let mut stream = client.connect().expect("a connection");
-        write!(stream, "GET /socket HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n").expect("sent");
+        write!(
+            stream,
+            "GET /socket HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
+        )
+        .expect("sent");
         let mut reader = BufReader::new(stream.try_clone().expect("a copy"));
         let head = read_head(&mut reader).expect("an answer");
         assert_eq!(head.status, 101, "{head:?}");
@@ -878,7 +1073,11 @@ fn ports_are_reached_by_host_and_by_header_and_upgraded() {
         assert!(rest.is_empty());
         // One whose sandbox is killed ends.
         let mut stream = client.connect().expect("a connection");
-        write!(stream, "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n").expect("sent");
+        write!(
+            stream,
+            "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
+        )
+        .expect("sent");
         let mut reader = BufReader::new(stream);
         assert_eq!(read_head(&mut reader).expect("an answer").status, 101);
         assert_eq!(client.kill(&sandbox).status(), 204);
@@ -892,7 +1091,9 @@ fn ports_are_reached_by_host_and_by_header_and_upgraded() {
 fn private_ports_want_their_token() {
     each_user(|server| {
         let client = server.client();
-        let made = client.try_create(&json!({"network": {"allowPublicTraffic": false}})).json_of(201);
+        let made = client
+            .try_create(&json!({"network": {"allowPublicTraffic": false}}))
+            .json_of(201);
         let (sandbox, token) = (Sandbox::from_json(&made), text(&made, "trafficAccessToken"));
         assert!(token.len() > 30, "{made}");
         let host = format!("8000-{}.sandbox.localhost", sandbox.id);
@@ -902,12 +1103,21 @@ fn private_ports_want_their_token() {
         };
         assert_eq!(ask(&[]).status, 403);
         assert_eq!(ask(&[("E2B-Traffic-Access-Token", "wrong")]).status, 403);
-        assert_eq!(ask(&[("E2B-Traffic-Access-Token", &token)]).status, 502, "nothing listens");
+        assert_eq!(
+            ask(&[("E2B-Traffic-Access-Token", &token)]).status,
+            502,
+            "nothing listens"
+        );
         client.write(&sandbox, "/tmp/echo.py", ECHO.as_bytes()).json_of(200);
         client.shell(&sandbox, "nohup python3 /tmp/echo.py >/dev/null 2>&1 & echo");
-        eventually("it listens", PATIENCE, || ask(&[("E2B-Traffic-Access-Token", &token)]).status == 200);
+        eventually("it listens", PATIENCE, || {
+            ask(&[("E2B-Traffic-Access-Token", &token)]).status == 200
+        });
         let seen = ask(&[("E2B-Traffic-Access-Token", &token)]).body;
-        assert!(!String::from_utf8_lossy(&seen).contains(&token), "the token stays outside");
+        assert!(
+            !String::from_utf8_lossy(&seen).contains(&token),
+            "the token stays outside"
+        );
         assert_eq!(ask(&[]).status, 403);
         // The agent has its own token.
         assert_eq!(client.shell(&sandbox, "echo in"), "in\n");

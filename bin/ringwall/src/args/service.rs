@@ -30,7 +30,10 @@ impl std::str::FromStr for Pair {
 
 /// Turns repeated flags into a map; the last of a name wins.
 pub(crate) fn map(pairs: &[Pair]) -> BTreeMap<String, String> {
-    pairs.iter().map(|Pair(name, value)| (name.clone(), value.clone())).collect()
+    pairs
+        .iter()
+        .map(|Pair(name, value)| (name.clone(), value.clone()))
+        .collect()
 }
 
 #[derive(Debug, Args)]

@@ -85,9 +85,8 @@ fn served(all: bool) -> Result<Vec<(Value, Vec<String>)>, Failure> {
 fn service_cells(found: Detail) -> Vec<String> {
     let seconds = |text: &str| text.parse().ok().map(jiff::Timestamp::as_second);
     let now = jiff::Timestamp::now().as_second();
-    let age_of = |seconds: Option<i64>| {
-        seconds.map_or("-".to_owned(), |seconds| age(u64::try_from(seconds).unwrap_or(0)))
-    };
+    let age_of =
+        |seconds: Option<i64>| seconds.map_or("-".to_owned(), |seconds| age(u64::try_from(seconds).unwrap_or(0)));
     let template = found.alias.unwrap_or(found.template_id);
     let mut about = format!("template {template}");
     if found.state == "running" {

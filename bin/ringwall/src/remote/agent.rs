@@ -79,7 +79,10 @@ impl Sandbox {
         let mut headers = HeaderMap::new();
         let mut set = |name: HeaderName, text: &str| -> Result<(), Failure> {
             let value = HeaderValue::from_str(text).map_err(|_| {
-                Failure::usage(format!("{:?} can't be sent as {name}", text.chars().take(64).collect::<String>()))
+                Failure::usage(format!(
+                    "{:?} can't be sent as {name}",
+                    text.chars().take(64).collect::<String>()
+                ))
             })?;
             headers.insert(name, value);
             Ok(())

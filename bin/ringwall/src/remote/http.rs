@@ -72,10 +72,7 @@ pub(crate) async fn send(url: &str, request: RequestBuilder) -> Result<Response,
 
 /// Sends a request and returns whatever is answered.
 pub(crate) async fn send_any(url: &str, request: RequestBuilder) -> Result<Response, CallError> {
-    request
-        .send()
-        .await
-        .map_err(|error| CallError::unreachable(url, error))
+    request.send().await.map_err(|error| CallError::unreachable(url, error))
 }
 
 /// Makes an error of an answer.

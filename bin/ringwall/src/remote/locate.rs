@@ -154,7 +154,8 @@ async fn start(directory: &Path) -> Result<Service, StartError> {
         ..host::Settings::of_a_command(directory.to_owned())
     })
     .await?;
-    let url = Url::parse(&format!("http://{}", host.address)).map_err(|error| StartError::Failed(Failure::own(error)))?;
+    let url =
+        Url::parse(&format!("http://{}", host.address)).map_err(|error| StartError::Failed(Failure::own(error)))?;
     let service = Service::new(&url, None, host.key.clone(), Place::Own(directory.to_owned()))
         .map_err(|error| StartError::Failed(error.into()))?;
     Ok(service.with_host(host))

@@ -62,9 +62,7 @@ pub(crate) fn run_if_any<T>(
 }
 
 /// Does `work` with this machine's service, whatever the environment says, if there was ever one.
-pub(crate) fn run_local<T>(
-    work: impl AsyncFnOnce(&mut Service) -> Result<T, Failure>,
-) -> Result<Option<T>, Failure> {
+pub(crate) fn run_local<T>(work: impl AsyncFnOnce(&mut Service) -> Result<T, Failure>) -> Result<Option<T>, Failure> {
     with_runtime(async {
         let found = locate::locate_here(Search::IfAny).await?;
         with_service(found, work).await

@@ -165,7 +165,11 @@ impl Route {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         self.pass(request).await.unwrap_or_else(|error| {
             let text = format!("ringwall port --forward: {error}\n");
-            let mut response = Response::new(Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync());
+            let mut response = Response::new(
+                Full::new(Bytes::from(text))
+                    .map_err(|never| match never {})
+                    .boxed_unsync(),
+            );
             *response.status_mut() = StatusCode::BAD_GATEWAY;
             response
         })
@@ -217,7 +221,9 @@ impl Route {
             own.extend(headers);
         }
         let frames = answer.bytes_stream().map_ok(Frame::data).map_err(Into::into);
-        Ok(response.body(StreamBody::new(frames).boxed_unsync()).unwrap_or_default())
+        Ok(response
+            .body(StreamBody::new(frames).boxed_unsync())
+            .unwrap_or_default())
     }
 }
 

@@ -128,11 +128,7 @@ pub(crate) async fn run_quietly(sandbox: &Sandbox, command: &[String]) -> Result
     }
 }
 
-async fn start(
-    sandbox: &Sandbox,
-    request: &StartRequest,
-    timeout: Option<Duration>,
-) -> Result<(Events, u32), Failure> {
+async fn start(sandbox: &Sandbox, request: &StartRequest, timeout: Option<Duration>) -> Result<(Events, u32), Failure> {
     let mut events = sandbox.stream(SERVICE, "Start", request, timeout).await?;
     match events.next().await {
         Ok(Event::Start { pid }) => Ok((events, pid)),

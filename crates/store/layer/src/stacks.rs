@@ -64,11 +64,11 @@ pub enum CompareError {
 }
 
 /// A layer that contributes to a directory: which one.
-type Contributors = Vec<usize>;
+pub(crate) type Contributors = Vec<usize>;
 
 /// Something at a path of a merged view.
 #[derive(Debug)]
-enum Seen {
+pub(crate) enum Seen {
     Nothing,
     /// Not a directory: its layer and what it is.
     Leaf(usize, Box<Stat>),
@@ -77,7 +77,7 @@ enum Seen {
 }
 
 /// Layers, opened, the topmost first.
-struct Stack<'a> {
+pub(crate) struct Stack<'a> {
     roots: Vec<(&'a Path, OwnedFd)>,
 }
 
@@ -164,7 +164,7 @@ fn same_inode(one: &Stat, two: &Stat) -> bool {
 }
 
 impl<'a> Stack<'a> {
-    fn open(layers: &'a [PathBuf]) -> Result<Self, CompareError> {
+    pub(crate) fn open(layers: &'a [PathBuf]) -> Result<Self, CompareError> {
         let mut roots = Vec::with_capacity(layers.len());
         for layer in layers {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -183,8 +183,26 @@ impl<'a> Stack<'a> {
             .collect()
     }
 
+    /// What the merged view has at a path, looked up from the root. No link is followed.
+    pub(crate) fn find(&self, path: &Path) -> Result<Seen, CompareError> {
+        let mut layers: Contributors = (0..self.roots.len()).collect();
+        let mut here = PathBuf::new();
+        let mut components = path.components().peekable();
+        while let Some(component) = components.next() {
+            here.push(component);
+            match self.look(&here, &layers)? {
+                Seen::Directory(below, _) if components.peek().is_some() => layers = below,
+                Seen::Leaf(..) if components.peek().is_some() => return Ok(Seen::Nothing),
+                seen => return Ok(seen),
+            }
+        }
+        let root = self.reach(0, Path::new(""), OFlags::PATH).map_err(at(path))?;
+        let stat = rustix::fs::fstat(&root).map_err(at(path))?;
+        Ok(Seen::Directory(layers, Box::new(stat)))
+    }
+
     /// Opens something of a layer, never through a link and never outside of it.
-    fn reach(&self, layer: usize, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    pub(crate) fn reach(&self, layer: usize, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
         let (_, root) = self.roots.get(layer).ok_or(Errno::NOENT)?;
         let path = if path.as_os_str().is_empty() {
             Path::new(".")
@@ -276,6 +294,17 @@ impl<'a> Stack<'a> {
         }
     }
 
+    /// Where a symbolic link of a layer points to.
+    pub(crate) fn link_target(&self, layer: usize, path: &Path) -> Result<OsString, CompareError> {
+        let parent = path.parent().unwrap_or(Path::new(""));
+        let parent = self
+            .reach(layer, parent, OFlags::PATH | OFlags::DIRECTORY)
+            .map_err(at(path))?;
+        let name = path.file_name().unwrap_or_default();
+        let text = rustix::fs::readlinkat(parent.as_fd(), name, Vec::new()).map_err(at(path))?;
+        Ok(OsString::from_vec(text.into_bytes()))
+    }
+
     /// Whether a directory hides what is below it (overlayfs.rst, "whiteouts and opaque directories"), with `userxattr`.
     fn is_opaque(&self, layer: usize, path: &Path) -> Result<bool, CompareError> {
         let fd = self
@@ -329,18 +358,7 @@ fn same_content(
                 source,
             })
         }
-        FileType::Symlink => {
-            let target = |stack: &Stack<'_>, layer| -> Result<Vec<u8>, CompareError> {
-                let parent = path.parent().unwrap_or(Path::new(""));
-                let parent = stack
-                    .reach(layer, parent, OFlags::PATH | OFlags::DIRECTORY)
-                    .map_err(at(path))?;
-                let name = path.file_name().unwrap_or_default();
-                let text = rustix::fs::readlinkat(parent.as_fd(), name, Vec::new()).map_err(at(path))?;
-                Ok(text.into_bytes())
-            };
-            Ok(target(from, one_layer)? == target(to, two_layer)?)
-        }
+        FileType::Symlink => Ok(from.link_target(one_layer, path)? == to.link_target(two_layer, path)?),
         // Sockets and pipes have no content of their own.
         _ => Ok(one.st_rdev == two.st_rdev),
     }

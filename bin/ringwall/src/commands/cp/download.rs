@@ -44,7 +44,8 @@ pub(super) async fn to_path(sandbox: &Sandbox, from: &str, to: &Path) -> Result<
         .ok_or_else(|| Failure::usage(format!("there is no {from} in the sandbox")))?;
     let named = || {
         last(from).ok_or_else(|| {
-            Failure::usage(format!("{from} has no name")).hint("name the destination itself, one that does not exist yet")
+            Failure::usage(format!("{from} has no name"))
+                .hint("name the destination itself, one that does not exist yet")
         })
     };
     let is_directory = to.is_dir();
@@ -198,7 +199,11 @@ fn open_below(root: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> r
 }
 
 fn open_directory(root: BorrowedFd<'_>, path: &Path) -> rustix::io::Result<OwnedFd> {
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let path = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
     open_below(root, path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
 }
 

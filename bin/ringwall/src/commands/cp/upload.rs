@@ -46,9 +46,7 @@ pub(super) async fn from_path(sandbox: &Sandbox, from: &Path, to: &str) -> Resul
         join(&home, to.strip_prefix("~/").unwrap_or(to))
     };
     let there = sandbox.stat(to).await?;
-    let is_directory = there
-        .as_ref()
-        .is_some_and(|entry| entry.kind == FileType::Directory);
+    let is_directory = there.as_ref().is_some_and(|entry| entry.kind == FileType::Directory);
     let mut rest = Rest::default();
     if found.is_dir() {
         if there.is_some() && !is_directory {
@@ -93,13 +91,7 @@ fn text(path: &Path) -> Result<&str, Failure> {
         .ok_or_else(|| Failure::own(format!("{} is not UTF-8: it can't be copied", path.display())))
 }
 
-async fn tree(
-    sandbox: &Sandbox,
-    from: &Path,
-    found: &Metadata,
-    to: &str,
-    rest: &mut Rest,
-) -> Result<(), Failure> {
+async fn tree(sandbox: &Sandbox, from: &Path, found: &Metadata, to: &str, rest: &mut Rest) -> Result<(), Failure> {
     let mut pending: Vec<(PathBuf, String, u32)> = vec![(from.to_owned(), to.to_owned(), found.mode())];
     while let Some((directory, to, mode)) = pending.pop() {
         sandbox.make_dir(&to).await?;
@@ -132,14 +124,11 @@ async fn file(sandbox: &Sandbox, from: &Path, to: &str, rest: &mut Rest) -> Resu
     let failed = |error| Failure::own(format!("can't read {}: {error}", from.display()));
     let opened = File::open(from).map_err(failed)?;
     let mode = opened.metadata().map_err(failed)?.mode();
-    sandbox
-        .upload(to, reading(opened))
-        .await
-        .map_err(|error| match error {
-            // The body is our file: when reading it fails, so does the request.
-            CallError::Unreachable { source, .. } => Failure::own(format!("can't send {}: {source}", from.display())),
-            error => error.into(),
-        })?;
+    sandbox.upload(to, reading(opened)).await.map_err(|error| match error {
+        // The body is our file: when reading it fails, so does the request.
+        CallError::Unreachable { source, .. } => Failure::own(format!("can't send {}: {source}", from.display())),
+        error => error.into(),
+    })?;
     rest.note_mode(mode, FILE_MODE, to);
     Ok(())
 }
@@ -204,7 +193,9 @@ mod tests {
 
     #[test]
     fn batches_fit_and_lose_nothing() {
-        let pairs: Vec<_> = (0..5000).map(|n| ("644".to_owned(), format!("/some/path/{n}"))).collect();
+        let pairs: Vec<_> = (0..5000)
+            .map(|n| ("644".to_owned(), format!("/some/path/{n}")))
+            .collect();
         let cut = batches(&pairs);
         assert!(cut.len() > 1);
         assert_eq!(cut.concat(), pairs);

@@ -42,8 +42,15 @@ pub(super) enum Base {
 /// A step, with what it needs from here.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Planned {
-    Plain { kind: &'static str, args: Vec<String> },
-    Copy { from: PathBuf, to: String, mode: Option<String> },
+    Plain {
+        kind: &'static str,
+        args: Vec<String>,
+    },
+    Copy {
+        from: PathBuf,
+        to: String,
+        mode: Option<String>,
+    },
 }
 
 impl Planned {
@@ -98,8 +105,8 @@ fn from_flags(args: &BuildArgs) -> Plan {
 }
 
 fn from_dockerfile(file: &Path) -> Result<Plan, Failure> {
-    let text = fs::read_to_string(file)
-        .map_err(|error| Failure::usage(format!("can't read {}: {error}", file.display())))?;
+    let text =
+        fs::read_to_string(file).map_err(|error| Failure::usage(format!("can't read {}: {error}", file.display())))?;
     let bad = |error: dockerfile::ParseError| Failure::usage(format!("{}: {error}", file.display()));
     let context = match file.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),

@@ -104,7 +104,14 @@ fn entry<W: Write>(tar: &mut tar::Builder<W>, path: &Path, name: &Path, found: &
         let file = File::open(path)?;
         header.set_size(found.len());
         // One that grows meanwhile must not spoil what follows; one that shrinks is an error.
-        tar.append_data(&mut header, name, Exactly { file, left: found.len() })
+        tar.append_data(
+            &mut header,
+            name,
+            Exactly {
+                file,
+                left: found.len(),
+            },
+        )
     } else {
         ui::note(&format!("{} is left out: no file, directory or link", path.display()));
         Ok(())

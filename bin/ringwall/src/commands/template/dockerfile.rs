@@ -187,7 +187,9 @@ fn copy(rest: &str) -> Result<Instruction, String> {
     }
     for path in &paths {
         if path.contains(['*', '?', '[']) {
-            return Err(format!("COPY {path}: patterns are not supported; name files or a directory"));
+            return Err(format!(
+                "COPY {path}: patterns are not supported; name files or a directory"
+            ));
         }
         if path.split('/').any(|part| part == "..") {
             return Err(format!("COPY {path}: leaves the Dockerfile's directory"));
@@ -200,9 +202,7 @@ fn env(rest: &str) -> Result<Vec<(String, String)>, String> {
     let first = rest.split_whitespace().next().unwrap_or_default();
     if !first.contains('=') {
         // The old form: a name, and all the rest.
-        let (name, value) = rest
-            .split_once(char::is_whitespace)
-            .ok_or("ENV takes NAME=VALUE")?;
+        let (name, value) = rest.split_once(char::is_whitespace).ok_or("ENV takes NAME=VALUE")?;
         let value = value.trim();
         if value.contains('$') {
             return Err(no_variables(value));
@@ -265,7 +265,10 @@ mod tests {
         let text = "# syntax=x\nFROM python:3.12 AS base\n\nRUN apt-get update && \\\n  # between\n  apt-get install -y git\nENV A=1 B=\"two words\" C=d\\ e\nWORKDIR /app\nCOPY --chmod=755 a b/ /app/\nUSER user:group\nEXPOSE 80\nCMD [\"python\", \"-m\", \"http server\"]\n";
         let all = parse(text).unwrap();
         assert_eq!(all[0], Instruction::From("python:3.12".into()));
-        assert_eq!(all[1], Instruction::Run("apt-get update &&   apt-get install -y git".into()));
+        assert_eq!(
+            all[1],
+            Instruction::Run("apt-get update &&   apt-get install -y git".into())
+        );
         let pairs = [("A", "1"), ("B", "two words"), ("C", "d e")].map(|(a, b)| (a.to_owned(), b.to_owned()));
         assert_eq!(all[2], Instruction::Env(pairs.to_vec()));
         assert_eq!(
@@ -304,7 +307,13 @@ mod tests {
             assert!(one(line).is_err(), "{line}");
         }
         assert!(parse("RUN x").is_err() && parse("").is_err() && parse("FROM scratch").is_err());
-        assert_eq!(one("RUN echo $((1 << 3))").unwrap(), Instruction::Run("echo $((1 << 3))".into()));
-        assert_eq!(one("ENV OLD some text").unwrap(), Instruction::Env(vec![("OLD".into(), "some text".into())]));
+        assert_eq!(
+            one("RUN echo $((1 << 3))").unwrap(),
+            Instruction::Run("echo $((1 << 3))".into())
+        );
+        assert_eq!(
+            one("ENV OLD some text").unwrap(),
+            Instruction::Env(vec![("OLD".into(), "some text".into())])
+        );
     }
 }
