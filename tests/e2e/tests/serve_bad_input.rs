@@ -803,6 +803,38 @@ fn bodies_that_never_come_do_not_use_the_server_up() {
     });
 }
 
+#[test]
+fn bodies_without_a_key_do_not_fill_the_memory() {
+    const COUNT: usize = 600;
+    each_user(|server| {
+        let client = server.client();
+        if more_descriptors(4000).is_none() {
+            return;
+        }
+        let head = "POST /v2/sandboxes HTTP/1.1\r\nHost: x\r\nX-API-Key: wrong\r\nContent-Length: 1048576\r\n\r\n";
+        let almost = vec![b' '; (1 << 20) - 1];
+        let held: Vec<TcpStream> = (0..COUNT)
+            .map(|_| {
+                let mut stream = client.connect().expect("a connection");
+                stream
+                    .set_write_timeout(Some(Duration::from_secs(2)))
+                    .expect("a timeout");
+                // Refused without having been read is fine.
+                drop(
+                    stream
+                        .write_all(head.as_bytes())
+                        .and_then(|()| stream.write_all(&almost)),
+                );
+                stream
+            })
+            .collect();
+        let resident = resident_kib(server.pid());
+        assert!(resident < 300 << 10, "{COUNT} strangers' bodies take {resident} KiB");
+        assert_eq!(client.get("/v2/sandboxes").status(), 200);
+        drop(held);
+    });
+}
+
 /// Raises this process's limit of descriptors; nothing, and `SKIPPED`, when it can't be raised so far.
 fn more_descriptors(wanted: u64) -> Option<u64> {
     use rustix::process::{Resource, getrlimit, setrlimit};

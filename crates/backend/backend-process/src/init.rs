@@ -268,6 +268,7 @@ impl Init<'_> {
                     host,
                     target,
                     read_only,
+                    ..
                 } => Entry::Bind {
                     source: source(host),
                     path: target.clone(),

@@ -393,8 +393,8 @@ impl Keeper<'_> {
             let path = format!("/proc/{process}/ns/user");
             let user_namespace = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
                 .map_err(|error| keeper("open the user namespace")(error.into()))?;
-            for host in self.plan.sources(layer) {
-                mounts.push(shifted_mount(host, user_namespace.as_fd())?);
+            for (host, is_shifted) in self.plan.sources(layer) {
+                mounts.push(source_mount(host, is_shifted.then_some(user_namespace.as_fd()))?);
             }
         }
         let borrowed: Vec<_> = mounts.iter().map(AsFd::as_fd).collect();
@@ -759,8 +759,8 @@ impl Keeper<'_> {
     }
 }
 
-/// Clones the mount at a source with owners shifted into the sandbox's range, for a run by root.
-fn shifted_mount(host: &HostPath, user_namespace: BorrowedFd<'_>) -> Result<OwnedFd, RunError> {
+/// Clones the mount at a source for a run by root, with owners shifted into the sandbox's range if its user namespace is given.
+fn source_mount(host: &HostPath, user_namespace: Option<BorrowedFd<'_>>) -> Result<OwnedFd, RunError> {
     let failed =
         |step: &str, error: std::io::Error| RunError::Setup(format!("can't {step} {}: {error}", host.path.display()));
     let resolve = rustix::fs::ResolveFlags::NO_SYMLINKS | rustix::fs::ResolveFlags::NO_MAGICLINKS;
@@ -774,8 +774,10 @@ fn shifted_mount(host: &HostPath, user_namespace: BorrowedFd<'_>) -> Result<Owne
         )));
     }
     let tree = mount::clone_tree(fd.as_fd(), false).map_err(|error| failed("clone the mount of", error))?;
-    mount::map_ids(tree.as_fd(), user_namespace).map_err(|error| {
-        failed("shift the owners of (its file system or this kernel has no idmapped mounts; run as an ordinary user instead)", error)
-    })?;
+    if let Some(user_namespace) = user_namespace {
+        mount::map_ids(tree.as_fd(), user_namespace).map_err(|error| {
+            failed("shift the owners of (its file system or this kernel has no idmapped mounts; run as an ordinary user instead)", error)
+        })?;
+    }
     Ok(tree)
 }

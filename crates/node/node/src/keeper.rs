@@ -76,7 +76,6 @@ pub fn run_keeper() -> Result<(), String> {
         guest: Some(Guest {
             lowers: order.lowers,
             shows_host_system: order.host_system,
-            user: USER,
             agent: order.executable,
             ready,
         }),

@@ -36,8 +36,6 @@ pub struct Guest {
     pub lowers: Vec<PathBuf>,
     /// Whether the host's programs and libraries are shown, read-only, upon these layers.
     pub shows_host_system: bool,
-    /// User and group id inside, for a run by root; run by an ordinary user, everything is that user.
-    pub user: u32,
     /// The agent's executable on the host. It need not be visible inside.
     pub agent: PathBuf,
     /// Gets one byte once the agent's sockets exist in the sandbox's state directory, and is then closed.

@@ -50,7 +50,7 @@ pub(super) fn resolve(spec: &RunSpec, guest: &Guest, tier: Tier) -> Result<Plan,
         for tree in SYSTEM_TREES {
             let path = PathBuf::from(tree);
             if std::fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir()) {
-                placed.push(Placed::bind(HostPath::directory("system", &path, root)?, path, true));
+                placed.push(Placed::system(HostPath::directory("system", &path, root)?, path));
             }
         }
     }

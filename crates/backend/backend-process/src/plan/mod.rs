@@ -283,15 +283,17 @@ pub(crate) fn resolve(spec: &RunSpec, tier: Tier, state_dir: &Path, private: Opt
 }
 
 impl Plan {
-    /// Returns everything whose mount the keeper makes in a run by root, in the order in which init takes it.
-    pub(crate) fn sources<'a>(&'a self, layer: Option<&'a HostPath>) -> Vec<&'a HostPath> {
+    /// Returns everything whose mount the keeper makes in a run by root, in the order in which init takes it, and whether its owners are
+    /// shifted into the sandbox's range.
+    pub(crate) fn sources<'a>(&'a self, layer: Option<&'a HostPath>) -> Vec<(&'a HostPath, bool)> {
         let captured = self
             .captured
             .iter()
             .zip(layer)
-            .flat_map(|(lower, layer)| [lower].into_iter().chain(&self.lowers_below).chain([layer]));
+            .flat_map(|(lower, layer)| [lower].into_iter().chain(&self.lowers_below).chain([layer]))
+            .map(|host| (host, true));
         let bound = self.placed.iter().filter_map(|placed| match placed {
-            Placed::Bind { host, .. } => Some(host),
+            Placed::Bind { host, keeps_owners, .. } => Some((host, !keeps_owners)),
             _ => None,
         });
         captured.chain(bound).collect()

@@ -53,6 +53,8 @@ pub(crate) enum Placed {
         target: PathBuf,
         /// Whether writes are refused.
         read_only: bool,
+        /// Whether a run by root shows it with its owners as they are: not the sandbox's, so that only what everybody may read is read.
+        keeps_owners: bool,
     },
     /// Something hidden.
     Hidden {
@@ -69,6 +71,17 @@ impl Placed {
             host,
             target,
             read_only,
+            keeps_owners: false,
+        }
+    }
+
+    /// A part of the host's system, read-only and as it is.
+    pub(crate) fn system(host: HostPath, target: PathBuf) -> Self {
+        Placed::Bind {
+            host,
+            target,
+            read_only: true,
+            keeps_owners: true,
         }
     }
 

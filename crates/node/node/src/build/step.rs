@@ -1,6 +1,5 @@
 //! One step of a build: read, then done in a sandbox of its own, whose writable layer becomes the step's.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use ringwall_sandbox::service::Step;
@@ -59,7 +58,7 @@ pub(super) fn parse(step: &Step) -> Result<Parsed, String> {
             from: needed(0, "the source")?,
             to: needed(1, "the destination")?,
             user: argument(2).map(str::to_owned),
-            mode: argument(3).map(str::to_owned),
+            mode: argument(3).map(copy::parse_mode).transpose()?,
         }),
         other => return Err(format!("{other:?} is no step: use RUN, COPY, ENV, WORKDIR or USER")),
     })
@@ -74,7 +73,7 @@ pub(super) async fn apply(build: &Build, mut stack: Stack, step: &Parsed, number
         }
         Parsed::User(user) => {
             // Tried at once: a user that is not there must fail here and not in every sandbox.
-            let bed = Bed::start(build, &stack, None).await?;
+            let bed = Bed::start(build, &stack).await?;
             let tried = bed.run("true", Some(user), None, number).await;
             bed.discard().await;
             tried?;
@@ -83,35 +82,20 @@ pub(super) async fn apply(build: &Build, mut stack: Stack, step: &Parsed, number
         }
         Parsed::Workdir(directory) => {
             let directory = absolute(&stack, directory);
-            let owner = quote(stack.user.as_deref().unwrap_or("user"));
-            let words = quote(&directory);
-            let script = match builder() {
-                // A directory that is there keeps its owner.
-                Some(_) => format!("[ -d {words} ] || {{ mkdir -p {words} && chown {owner} {words}; }}"),
-                None => format!("mkdir -p {words}"),
-            };
-            let stack = changed(build, stack, None, number, &script, builder()).await?;
-            Ok(Stack {
-                workdir: Some(directory),
-                ..stack
-            })
+            if let Some(layer) = copy::directory(build, &stack, &directory).await? {
+                stack.layers.insert(0, layer);
+            }
+            stack.workdir = Some(directory);
+            Ok(stack)
         }
-        Parsed::Run { command, user } => changed(build, stack, None, number, command, user.as_deref()).await,
+        Parsed::Run { command, user } => changed(build, stack, number, command, user.as_deref()).await,
         Parsed::Copy(wanted) => {
-            let staged = copy::stage(build, wanted).await?;
             let to = absolute(&stack, &wanted.to);
-            let owner = wanted.user.clone().or_else(|| stack.user.clone());
-            let owner = owner.unwrap_or_else(|| "user".to_owned());
-            let script = copy::script(wanted, &to, builder().map(|_| owner.as_str()));
-            let user = builder().or(wanted.user.as_deref());
-            changed(build, stack, Some(staged), number, &script, user).await
+            let layer = copy::copy(build, &stack, wanted, &to).await?;
+            stack.layers.insert(0, layer);
+            Ok(stack)
         }
     }
-}
-
-/// Who does what is not a command of the template's: root where there is a root inside, so that it may write anywhere.
-fn builder() -> Option<&'static str> {
-    rustix::process::geteuid().is_root().then_some("root")
 }
 
 /// A path as seen from the working directory.
@@ -124,21 +108,15 @@ fn absolute(stack: &Stack, path: &str) -> String {
     format!("{}/{path}", base.trim_end_matches('/'))
 }
 
-/// Quotes a word for the shell.
-pub(super) fn quote(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
 /// Runs a command upon a stack and returns the stack with what it has written on top.
 async fn changed(
     build: &Build,
     stack: Stack,
-    staged: Option<PathBuf>,
     number: &str,
     command: &str,
     user: Option<&str>,
 ) -> Result<Stack, String> {
-    let bed = Bed::start(build, &stack, staged).await?;
+    let bed = Bed::start(build, &stack).await?;
     let user = user.or(stack.user.as_deref());
     match bed.run(command, user, stack.workdir.as_deref(), number).await {
         Ok(()) => {
@@ -156,7 +134,7 @@ async fn changed(
 
 /// Starts a sandbox from the finished stack, so that a start command that fails fails the build.
 pub(super) async fn try_start(build: &Build, stack: &Stack) -> Result<(), String> {
-    let bed = Bed::start(build, stack, None).await?;
+    let bed = Bed::start(build, stack).await?;
     let started = crate::lifecycle::start::start_commands(&build.inner, &bed.id, stack, None).await;
     bed.discard().await;
     started.map_err(|error| match error {
@@ -174,20 +152,10 @@ struct Bed<'a> {
 }
 
 impl<'a> Bed<'a> {
-    /// `staged` is a directory that is seen inside as `/.ringwall-copy`.
-    async fn start(build: &'a Build, stack: &Stack, staged: Option<PathBuf>) -> Result<Self, String> {
+    async fn start(build: &'a Build, stack: &Stack) -> Result<Self, String> {
         let inner = &build.inner;
         let id = ids::sandbox();
         let directory = inner.places.sandbox(&id);
-        let prepared = (|| {
-            std::fs::create_dir(&directory)?;
-            if let Some(staged) = staged {
-                std::fs::create_dir(directory.join("upper"))?;
-                std::fs::rename(staged, directory.join("upper").join(copy::STAGE))?;
-            }
-            Ok::<_, std::io::Error>(())
-        })();
-        prepared.map_err(|error| format!("can't prepare the step: {error}"))?;
         let started = async {
             let _turn = inner.starting.acquire().await.map_err(|error| error.to_string())?;
             keeper::start(
@@ -317,8 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_quoted() {
-        assert_eq!(quote("a'b c"), r"'a'\''b c'");
+    fn relative_paths_are_below_the_working_directory() {
         assert_eq!(absolute(&Stack::default(), "./x"), "/home/user/x");
     }
 }

@@ -18,8 +18,8 @@ pub use template::{
     TemplateInfo, TemplateTag,
 };
 pub use view::{
-    Connected, FileChange, Forked, LogEntry, Metrics, OnTimeout, Page, PauseMode, SandboxInfo, SandboxState, SnapshotInfo,
-    StartedAs,
+    Connected, FileChange, Forked, LogEntry, Metrics, OnTimeout, Page, PauseMode, SandboxInfo, SandboxState,
+    SnapshotInfo, StartedAs,
 };
 
 /// What a call gives once it is done.
