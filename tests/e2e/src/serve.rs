@@ -128,7 +128,10 @@ impl Server {
         while self.key.is_empty() {
             line.clear();
             let count = said.read_line(&mut line).expect("its output");
-            assert!(count > 0, "the server ended before it was ready:\n{}", self.log());
+            if count == 0 {
+                let ended = child.wait();
+                panic!("the server ended before it was ready ({ended:?}):\n{}", self.log());
+            }
             if let Some(key) = line.strip_prefix("export E2B_API_KEY=") {
                 key.trim().clone_into(&mut self.key);
             }
@@ -142,6 +145,12 @@ impl Server {
     /// When it is not running.
     pub fn crash(&mut self) {
         let (mut child, _said) = self.running.take().expect("it is running");
+        let ended = child.try_wait().expect("its state");
+        assert!(
+            ended.is_none(),
+            "the server had ended by itself: {ended:?}\n{}",
+            self.log()
+        );
         child.kill().expect("SIGKILL");
         child.wait().expect("its end");
     }
@@ -209,7 +218,7 @@ impl Server {
             .unwrap_or_default()
     }
 
-    /// Asserts that it still answers and has never panicked.
+    /// Asserts that it still runs, answers and has never panicked.
     ///
     /// # Panics
     /// When it has, or doesn't answer.

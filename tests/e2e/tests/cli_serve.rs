@@ -133,8 +133,10 @@ impl Server {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("ringwall starts");
         let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
         let mut value = |name: &str| loop {
-            let line = lines.next().expect("the server says where it is").expect("text");
-            if let Some(value) = line.strip_prefix(&format!("export {name}=")) {
+            let Some(line) = lines.next() else {
+                panic!("the server has ended before it said where it is: {:?}", child.wait());
+            };
+            if let Some(value) = line.expect("text").strip_prefix(&format!("export {name}=")) {
                 break value.to_owned();
             }
         };
