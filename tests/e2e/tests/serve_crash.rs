@@ -111,7 +111,7 @@ fn work(client: &Client, number: u64, round: u64, stop: &AtomicBool, done: &Atom
             // Of running ones; snapshots of paused ones have a test of their own.
             (8, Some((id, promised))) if promised.paused == Some(false) => snapshot(client, id, promised, ledger),
             (9, Some((id, promised))) if promised.paused == Some(false) && own.len() < 5 => {
-                fork(client, id, promised, &format!("{mark}{round}-{serial}"), ledger)
+                fork(client, id, promised, ledger)
             }
             _ => Some(()),
         };
@@ -239,7 +239,7 @@ fn snapshot(client: &Client, id: &str, promised: &Promised, ledger: &Mutex<Ledge
     Some(())
 }
 
-fn fork(client: &Client, id: &str, promised: &Promised, label: &str, ledger: &Mutex<Ledger>) -> Option<()> {
+fn fork(client: &Client, id: &str, promised: &Promised, ledger: &Mutex<Ledger>) -> Option<()> {
     locked(ledger).unsure_makes += 1;
     let answer = client
         .act(&promised.sandbox(id), "fork", &json!({"count": 1, "timeout": 600}))
@@ -256,7 +256,6 @@ fn fork(client: &Client, id: &str, promised: &Promised, label: &str, ledger: &Mu
             paused: Some(false),
             ..held
         };
-        assert!(!label.is_empty());
         ledger.there.insert(sandbox.id, copy);
     }
     Some(())

@@ -108,7 +108,10 @@ fn millis(time: Duration) -> String {
 
 fn bare() -> Result<Duration, Box<dyn Error>> {
     let begun = Instant::now();
-    let output = Command::new("/bin/bash").args(["-c", COMMAND]).stdin(Stdio::null()).output()?;
+    let output = Command::new("/bin/bash")
+        .args(["-c", COMMAND])
+        .stdin(Stdio::null())
+        .output()?;
     if output.stdout != b"hi\n" {
         return Err("the bare command failed".into());
     }
@@ -118,7 +121,9 @@ fn bare() -> Result<Duration, Box<dyn Error>> {
 fn starts(client: &Client, pool: usize) -> Result<Section, Box<dyn Error>> {
     let mut section = Section {
         title: format!("serve-start: create to first command's result, ms (pool of {pool}, {STARTS} starts each)"),
-        head: ["callers", "p50", "p95", "p99", "p50 / bare p50", "failures"].map(str::to_owned).into(),
+        head: ["callers", "p50", "p95", "p99", "p50 / bare p50", "failures"]
+            .map(str::to_owned)
+            .into(),
         rows: Vec::new(),
         notes: Vec::new(),
     };
@@ -133,7 +138,10 @@ fn starts(client: &Client, pool: usize) -> Result<Section, Box<dyn Error>> {
                 .map(|_| {
                     scope.spawn(|| {
                         let mut times = Vec::new();
-                        while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+                        while left
+                            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+                            .is_ok()
+                        {
                             match start_once(client) {
                                 Ok((took, sandbox)) => {
                                     times.push(took);
@@ -149,7 +157,10 @@ fn starts(client: &Client, pool: usize) -> Result<Section, Box<dyn Error>> {
                     })
                 })
                 .collect();
-            callers.into_iter().flat_map(|caller| caller.join().unwrap_or_default()).collect()
+            callers
+                .into_iter()
+                .flat_map(|caller| caller.join().unwrap_or_default())
+                .collect()
         });
         times.sort_unstable();
         let p50 = percentile(&times, 50);
@@ -162,13 +173,21 @@ fn starts(client: &Client, pool: usize) -> Result<Section, Box<dyn Error>> {
             failures.load(Ordering::Relaxed).to_string(),
         ]);
         if callers == 1 {
-            section.notes.push(verdict("p50 at one caller, ms", p50.as_secs_f64() * 1000.0, 10.0));
+            section
+                .notes
+                .push(verdict("p50 at one caller, ms", p50.as_secs_f64() * 1000.0, 10.0));
         }
         if callers == 50 {
-            section.notes.push(verdict("failures at 50 callers", f64::from(failures.load(Ordering::Relaxed)), 0.0));
+            section.notes.push(verdict(
+                "failures at 50 callers",
+                f64::from(failures.load(Ordering::Relaxed)),
+                0.0,
+            ));
         }
     }
-    section.notes.push(format!("bare `bash -c` by fork and exec: p50 {} ms", millis(bare_p50)));
+    section
+        .notes
+        .push(format!("bare `bash -c` by fork and exec: p50 {} ms", millis(bare_p50)));
     Ok(section)
 }
 
@@ -180,7 +199,9 @@ fn commands(client: &Client) -> Result<Section, Box<dyn Error>> {
         let begun = Instant::now();
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..callers)
-                .map(|_| scope.spawn(|| (0..each).all(|_| client.run(&sandbox, COMMAND).is_ok_and(|ran| ran.code == 0))))
+                .map(|_| {
+                    scope.spawn(|| (0..each).all(|_| client.run(&sandbox, COMMAND).is_ok_and(|ran| ran.code == 0)))
+                })
                 .collect();
             threads.into_iter().all(|thread| thread.join().unwrap_or(false))
         })
@@ -266,7 +287,10 @@ fn files(client: &Client) -> Result<Section, Box<dyn Error>> {
 /// Bytes of memory that the whole machine has available.
 fn available() -> Result<f64, Box<dyn Error>> {
     let text = std::fs::read_to_string("/proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")).ok_or("no MemAvailable")?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))
+        .ok_or("no MemAvailable")?;
     let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kib * 1024.0)
 }
@@ -274,7 +298,10 @@ fn available() -> Result<f64, Box<dyn Error>> {
 /// PSS of a process, in kB (proc_pid_smaps(5), smaps_rollup).
 fn pss_kb(pid: i32) -> Result<u64, Box<dyn Error>> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).ok_or("no Pss")?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Pss:"))
+        .ok_or("no Pss")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
@@ -293,7 +320,9 @@ fn alive(server: &Server, client: &Client, count: usize) -> Result<Section, Box<
             pss += pss_kb(server.recorded(&sandbox.id, field))?;
         }
     }
-    let all_answer = sandboxes.iter().all(|sandbox| client.run(sandbox, COMMAND).is_ok_and(|ran| ran.out == "hi\n"));
+    let all_answer = sandboxes
+        .iter()
+        .all(|sandbox| client.run(sandbox, COMMAND).is_ok_and(|ran| ran.out == "hi\n"));
     if !all_answer {
         return Err("not all of the sandboxes answer".into());
     }
@@ -312,9 +341,26 @@ fn alive(server: &Server, client: &Client, count: usize) -> Result<Section, Box<
         ],
         notes: vec![
             verdict("PSS of agent and keeper, kB", pss_each, 3072.0),
-            format!("made in {:.1} s, one after the other, without a pool", took.as_secs_f64()),
+            format!(
+                "made in {:.1} s, one after the other, without a pool",
+                took.as_secs_f64()
+            ),
         ],
     })
+}
+
+/// Files and directories below a directory.
+fn entries(directory: &Path) -> usize {
+    let found = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    found
+        .map(|entry| {
+            1 + if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                entries(&entry.path())
+            } else {
+                0
+            }
+        })
+        .sum()
 }
 
 /// Descriptors that a process has open.
@@ -324,7 +370,7 @@ fn descriptors(pid: i32) -> usize {
 
 fn churn(server: &Server, client: &Client, count: u32) -> Result<Section, Box<dyn Error>> {
     let pid = server.pid();
-    let disk = || ringwall_e2e::serve::tree(&server.state()).len();
+    let disk = || entries(&server.state());
     // Past the first: what is made once and stays.
     for _ in 0..count / 20 {
         client.kill(&start_once(client)?.1)?;
@@ -346,6 +392,9 @@ fn churn(server: &Server, client: &Client, count: u32) -> Result<Section, Box<dy
             row("descriptors", fds as u64, descriptors(pid) as u64),
             row("files and directories", files as u64, disk() as u64),
         ],
-        notes: vec![format!("{:.1} ms for each pair", took.as_secs_f64() * 1000.0 / f64::from(count))],
+        notes: vec![format!(
+            "{:.1} ms for each pair",
+            took.as_secs_f64() * 1000.0 / f64::from(count)
+        )],
     })
 }
