@@ -6,10 +6,11 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
 use ringwall_backend_process::{SYSTEM_TREES, system_configuration};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::ids::hex;
@@ -20,6 +21,11 @@ use crate::layers::Places;
 const MAX_FILE_BYTES: u64 = 4 << 20;
 /// Most files copied in all.
 const MAX_FILES: usize = 20_000;
+
+/// Deepest directory copied.
+const MAX_COPY_DEPTH: usize = 8;
+/// Files of a new user's home.
+const SKELETON_FILES: [&str; 2] = [".bashrc", ".profile"];
 
 /// Directories of the skeleton and their modes.
 const DIRECTORIES: [(&str, u32); 20] = [
@@ -44,6 +50,58 @@ const DIRECTORIES: [(&str, u32); 20] = [
     ("var/tmp", 0o1777),
     ("home/user", 0o755),
 ];
+
+/// The layer that was made last, and of what.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Made {
+    /// Hash over names, sizes and times of everything that is copied.
+    survey: String,
+    layer: String,
+}
+
+/// Hashes what the layer would be made of, without reading a file: hundreds of files are not copied again at each start.
+fn survey() -> String {
+    let mut hash = Sha256::new();
+    let mut pending: Vec<(PathBuf, usize)> = system_configuration().into_iter().map(|path| (path, 0)).collect();
+    pending.extend(SYSTEM_TREES.iter().map(|tree| (PathBuf::from(tree), MAX_COPY_DEPTH)));
+    pending.extend(
+        SKELETON_FILES
+            .iter()
+            .map(|file| (Path::new("/etc/skel").join(file), MAX_COPY_DEPTH)),
+    );
+    while let Some((path, depth)) = pending.pop() {
+        let Ok(metadata) = fs::symlink_metadata(&path) else {
+            continue;
+        };
+        let target = fs::metadata(&path).ok();
+        hash.update(path.as_os_str().as_encoded_bytes());
+        for found in [Some(&metadata), target.as_ref()].into_iter().flatten() {
+            for value in [
+                i64::from(found.mode()),
+                found.mtime(),
+                found.mtime_nsec(),
+                found.ctime(),
+                found.ctime_nsec(),
+            ] {
+                hash.update(value.to_le_bytes());
+            }
+            hash.update(found.size().to_le_bytes());
+        }
+        if depth < MAX_COPY_DEPTH && target.is_some_and(|target| target.is_dir()) {
+            let mut below: Vec<_> = fs::read_dir(&path)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|entry| entry.path())
+                .collect();
+            below.sort();
+            pending.extend(below.into_iter().map(|path| (path, depth + 1)));
+        }
+    }
+    let (uid, gid) = user_ids();
+    hash.update(format!("{uid}:{gid}:{}", env!("CARGO_PKG_VERSION")));
+    hex(&hash.finalize())
+}
 
 /// A tree being made, and the hash of what went into it.
 struct Skeleton {
@@ -77,7 +135,7 @@ impl Skeleton {
     fn copy(&mut self, from: &Path, depth: usize) -> io::Result<()> {
         let relative = from.strip_prefix("/").unwrap_or(from).to_owned();
         let to = self.root.join(&relative);
-        if self.files >= MAX_FILES || depth > 8 {
+        if self.files >= MAX_FILES || depth > MAX_COPY_DEPTH {
             return Ok(());
         }
         let link = fs::symlink_metadata(from)?;
@@ -122,6 +180,22 @@ impl Skeleton {
 
 /// Makes the layer, if this very one is not there yet, and returns its id.
 pub(crate) fn ensure(places: &Places) -> io::Result<String> {
+    let record = places.root.join("base.json");
+    let survey = survey();
+    if let Ok(text) = fs::read(&record)
+        && let Ok(made) = serde_json::from_slice::<Made>(&text)
+        && made.survey == survey
+        && places.layer(&made.layer).is_dir()
+    {
+        return Ok(made.layer);
+    }
+    let layer = make(places)?;
+    let made = Made { survey, layer };
+    fs::write(&record, serde_json::to_vec(&made)?)?;
+    Ok(made.layer)
+}
+
+fn make(places: &Places) -> io::Result<String> {
     let root = places.fresh().join("base");
     crate::layers::remove_tree(&root)?;
     fs::create_dir(&root)?;
@@ -154,7 +228,7 @@ pub(crate) fn ensure(places: &Places) -> io::Result<String> {
         skeleton.copy(&path, 0)?;
     }
     accounts(&mut skeleton)?;
-    for file in [".bashrc", ".profile"] {
+    for file in SKELETON_FILES {
         let from = Path::new("/etc/skel").join(file);
         if let Ok(content) = fs::read(&from) {
             skeleton.file(&format!("home/user/{file}"), &content)?;
@@ -217,6 +291,8 @@ mod tests {
         places.prepare().unwrap();
         let one = ensure(&places).unwrap();
         assert_eq!(ensure(&places).unwrap(), one);
+        fs::remove_file(dir.path().join("base.json")).unwrap();
+        assert_eq!(ensure(&places).unwrap(), one, "made again it is the same");
         let layer = places.layer(&one);
         assert!(layer.join("etc/passwd").is_file());
         assert!(layer.join("home/user").is_dir());
