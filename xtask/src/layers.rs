@@ -140,7 +140,7 @@ fn check(nodes: &[Node<'_>]) -> Result<(), LayersError> {
             // The agent runs inside of the sandbox: what it carries is attack surface, so it sees the two lowest layers only.
             let is_too_much = node.name == "ringwall-agent" && !matches!(to_layer, Layer::Base | Layer::Proto);
             // One executable is all three programs, by the name it is started under.
-            let is_part = node.name == "ringwall" && matches!(to, "ringwall-agent" | "ringwall-interpreter");
+            let is_part = node.name == "ringwall" && matches!(*to, "ringwall-agent" | "ringwall-interpreter");
             if !(from_layer.may_use(to_layer) || is_part) || is_too_much {
                 wrong.push(Upward {
                     from: node.name.to_owned(),
