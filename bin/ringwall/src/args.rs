@@ -184,8 +184,11 @@ pub(crate) struct NameArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DiffArgs {
-    /// The sandbox.
+    /// The sandbox; or, with another behind it, a sandbox or snapshot of the service.
     pub(crate) name: SandboxName,
+    /// Compare the files of the first with this sandbox or snapshot of the service.
+    #[arg(conflicts_with_all = ["stat", "patch"])]
+    pub(crate) other: Option<SandboxName>,
     /// Show how much changed in each file.
     #[arg(long, conflicts_with = "patch")]
     pub(crate) stat: bool,

@@ -269,6 +269,9 @@ const BUILD_HELP: &str = "Steps given by flags are done in this order: --env, --
 FROM, RUN, COPY (with --chmod), ENV, WORKDIR, USER, CMD and ENTRYPOINT (the start command); EXPOSE and LABEL change nothing. Anything else, and \
 variables in it, are refused. Paths are relative to the Dockerfile's directory (to the current one for --copy); .dockerignore is not read.";
 
+/// Flags of a build that has steps.
+const STEPS: [&str; 7] = ["env", "user", "workdir", "copy", "run", "start", "ready"];
+
 #[derive(Debug, Args)]
 #[command(after_help = WHERE, after_long_help = format!("{BUILD_HELP}\n\n{WHERE}"))]
 pub(crate) struct BuildArgs {
@@ -281,6 +284,12 @@ pub(crate) struct BuildArgs {
     /// Start from a template.
     #[arg(long, value_name = "NAME", group = "base")]
     pub(crate) from_template: Option<String>,
+    /// Make it of a root file system's archive (tar, plain, gzip or zstd); no steps.
+    #[arg(long, value_name = "FILE", group = "base", conflicts_with_all = STEPS)]
+    pub(crate) from_tar: Option<PathBuf>,
+    /// Make it of a directory that holds a root file system; no steps. Its files become root's.
+    #[arg(long, value_name = "DIR", group = "base", conflicts_with_all = STEPS)]
+    pub(crate) from_dir: Option<PathBuf>,
     /// Read base and steps from a Dockerfile.
     #[arg(short, long, value_name = "FILE", group = "base", conflicts_with_all = ["env", "user", "workdir", "copy", "run"])]
     pub(crate) file: Option<PathBuf>,

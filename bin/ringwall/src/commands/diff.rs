@@ -4,14 +4,18 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use ringwall_layer::diff::{DiffError, DiffOptions, write_names, write_patch, write_stat};
+use serde_json::Value;
 
 use super::names;
 use crate::args::DiffArgs;
 use crate::failure::Failure;
-use crate::ui;
+use crate::{remote, ui};
 
 /// Prints.
 pub(crate) fn execute(args: &DiffArgs) -> Result<ExitCode, Failure> {
+    if let Some(other) = &args.other {
+        return compare(args.name.as_str(), other.as_str());
+    }
     let (_stored, capture) = names::open_capture(&args.name)?;
     let scan = capture.scan().map_err(Failure::own)?;
     for note in &scan.notes {
@@ -35,4 +39,18 @@ pub(crate) fn execute(args: &DiffArgs) -> Result<ExitCode, Failure> {
         Err(DiffError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         Err(error) => Err(Failure::own(error)),
     }
+}
+
+/// What changed between two sandboxes or snapshots of the service: added, deleted, modified, mode or owner only (`m`).
+fn compare(from: &str, to: &str) -> Result<ExitCode, Failure> {
+    let path = format!("/ringwall/diff?from={}&to={}", remote::encode(from), remote::encode(to));
+    remote::run(async |service| {
+        let found: Vec<Value> = service.get("a comparison", &path).await?;
+        for change in found {
+            let text = |field: &str| change.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+            // Names were chosen by an untrusted program.
+            ui::line(&format!("{} {}", text("kind"), text("path").escape_debug()));
+        }
+        Ok(ExitCode::SUCCESS)
+    })
 }

@@ -20,7 +20,7 @@ use crate::failure::Failure;
 /// entries in watch events (0.6.3) and watches of network mounts (0.6.4).
 const ENVD_VERSION: &str = "0.6.4";
 /// Control-plane requests worked on at once.
-const MAX_REQUESTS: usize = 1024;
+const MAX_REQUESTS: usize = 256;
 /// How often it is looked whether sandboxes whose time was up have ended.
 const OVERDUE_PAUSE: Duration = Duration::from_millis(50);
 

@@ -172,6 +172,25 @@ impl Service {
             .await
     }
 
+    /// Sends an archive and reads the answer.
+    pub(crate) async fn put_archive<T: DeserializeOwned>(
+        &self,
+        what: &'static str,
+        path: &str,
+        length: u64,
+        file: std::fs::File,
+    ) -> Result<T, CallError> {
+        let body = super::reading(file);
+        let request = self
+            .http
+            .put(format!("{}{path}", self.url))
+            .header("x-api-key", &self.key)
+            .header("content-length", length)
+            .body(body);
+        let response = web::send(&self.url, request).await?;
+        self.read(what, response).await
+    }
+
     /// Uploads to a place that the service named; no key goes there.
     pub(crate) async fn put(&self, url: &str, length: u64, body: reqwest::Body) -> Result<(), CallError> {
         let request = self.http.put(url).header("content-length", length).body(body);

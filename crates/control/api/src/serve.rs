@@ -21,7 +21,7 @@ use tower_service::Service as _;
 use crate::app::App;
 use crate::dispatch::{self, Target};
 use crate::error::{ApiError, MAX_BODY_BYTES};
-use crate::{proxy, routes};
+use crate::{caller, proxy, routes};
 
 /// How long a client may take to send a request's head: against those that never finish it.
 const HEAD_PATIENCE: Duration = Duration::from_secs(20);
@@ -36,7 +36,7 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 /// Names a request in answers and logs.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What a connection too many is told.
-const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\nshould-retry: true\r\nconnection: close\r\ncontent-length: 52\r\n\r\n{\"code\":503,\"message\":\"too many connections at once\"}";
+const TOO_MANY: &str = "{\"code\":503,\"message\":\"too many connections at once\"}";
 
 /// Serves connections until `stopped` is done. Connections that are open then are closed with the process.
 ///
@@ -70,7 +70,11 @@ pub async fn serve(listener: TcpListener, app: App, stopped: impl Future<Output 
 
 /// Answers a connection too many without reading from it; what does not fit into its send buffer is not sent.
 fn turn_away(stream: TcpStream) {
-    drop(stream.try_write(TOO_MANY));
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\nshould-retry: true\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{TOO_MANY}",
+        TOO_MANY.len()
+    );
+    drop(stream.try_write(answer.as_bytes()));
     tokio::spawn(async move {
         let mut stream = stream;
         drop(tokio::time::timeout(Duration::from_secs(1), stream.shutdown()).await);
@@ -126,20 +130,43 @@ async fn answer(app: App, router: Router, peer: SocketAddr, request: Request<Inc
     response
 }
 
-/// Reads a body that nobody wants, up to a limit: a client in the midst of sending would otherwise see its connection break and not the
-/// answer.
+/// Reads a body that nobody wants, up to a limit, and keeps nothing of it: a client in the midst of sending would otherwise see its
+/// connection break and not the answer.
 pub(crate) async fn drain(body: Body) {
-    let read = Limited::new(body, MAX_DRAINED_BYTES).collect();
+    let read = async {
+        let mut body = Limited::new(body, MAX_DRAINED_BYTES);
+        while let Some(Ok(_)) = body.frame().await {}
+    };
     drop(tokio::time::timeout(DRAIN_PATIENCE, read).await);
 }
 
-/// Answers a request of the control plane. Its body, small as they are, is read before anything is decided, so that an early refusal
-/// breaks no connection; uploads are the exception.
-async fn control(app: &App, mut router: Router, request: Request<Body>) -> Response<Body> {
-    let request = if ["/uploads/", "/ringwall/templates/"]
+/// Answers a request of the control plane. Who asks is settled by the head; a body is kept only of those who may ask, and it is read before
+/// anything else is decided, small as it is, so that a refusal breaks no connection. Uploads are passed on as they come.
+async fn control(app: &App, mut router: Router, mut request: Request<Body>) -> Response<Body> {
+    let path = request.uri().path();
+    let is_upload = ["/uploads/", "/ringwall/templates/"]
         .iter()
-        .any(|prefix| request.uri().path().starts_with(prefix))
-    {
+        .any(|prefix| path.starts_with(prefix));
+    // Those that need no key take no body either; an upload's URL is the right to it.
+    if !["/health", "/metrics", "/openapi.json"].contains(&path) && !path.starts_with("/uploads/") {
+        match caller::authenticate(app, request.headers()) {
+            Ok(owner) => drop(request.extensions_mut().insert(owner)),
+            Err(error) => {
+                drain(request.into_body()).await;
+                return error.into_response();
+            }
+        }
+    }
+    let Some(_place) = app.limits.enter() else {
+        drain(request.into_body()).await;
+        return ApiError {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            message: "too many requests at once; try again in 1 s".to_owned(),
+            retry_after_s: Some(1),
+        }
+        .into_response();
+    };
+    let request = if is_upload {
         request
     } else {
         let (parts, body) = request.into_parts();
@@ -154,14 +181,6 @@ async fn control(app: &App, mut router: Router, request: Request<Body>) -> Respo
                 return ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time").into_response();
             }
         }
-    };
-    let Some(_place) = app.limits.enter() else {
-        return ApiError {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            message: "too many requests at once; try again in 1 s".to_owned(),
-            retry_after_s: Some(1),
-        }
-        .into_response();
     };
     match router.call(request).await {
         Ok(response) => response,

@@ -1,5 +1,6 @@
 //! A sandbox as the node holds it in memory: its record, its keeper, and the lock that makes its transitions one at a time.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ringwall_sandbox::service::{Metrics, PauseMode, SandboxInfo, SandboxState, ServiceError};
@@ -13,6 +14,8 @@ use crate::store::{Store, Table};
 pub(crate) struct Live {
     pub(crate) id: String,
     record: Mutex<SandboxRecord>,
+    /// Whether the record was removed; changed only with the record's lock held.
+    is_gone: AtomicBool,
     keeper: Mutex<Option<Arc<Keeper>>>,
     /// Held for the length of a transition.
     pub(crate) transition: tokio::sync::Mutex<()>,
@@ -25,6 +28,7 @@ impl Live {
         Arc::new(Live {
             id: record.id.clone(),
             record: Mutex::new(record),
+            is_gone: AtomicBool::new(false),
             keeper: Mutex::new(None),
             transition: tokio::sync::Mutex::new(()),
             metrics: Mutex::default(),
@@ -43,12 +47,25 @@ impl Live {
     /// Changes the record: on disk first, then here.
     pub(crate) fn change(&self, store: &Store, change: impl FnOnce(&mut SandboxRecord)) -> Result<(), ServiceError> {
         let mut held = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_gone.load(Ordering::Acquire) {
+            return Err(ServiceError::no_sandbox(&self.id));
+        }
         let mut record = held.clone();
         change(&mut record);
         store
             .put(Table::Sandboxes, &self.id, &record)
             .map_err(ServiceError::internal("can't write the sandbox's record"))?;
         *held = record;
+        Ok(())
+    }
+
+    /// Removes the record for good: nothing can write it again.
+    pub(crate) fn forget(&self, store: &Store) -> Result<(), ServiceError> {
+        let _held = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        store
+            .remove(Table::Sandboxes, &self.id)
+            .map_err(ServiceError::internal("can't remove the sandbox's record"))?;
+        self.is_gone.store(true, Ordering::Release);
         Ok(())
     }
 

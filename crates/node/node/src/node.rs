@@ -272,15 +272,28 @@ impl Inner {
     }
 }
 
+/// Does a transition to its end in a task of its own: a caller that hangs up must not leave a sandbox between two states.
+fn detached<T: Send + 'static>(
+    work: impl Future<Output = Result<T, ServiceError>> + Send + 'static,
+) -> Pending<'static, T> {
+    let task = tokio::spawn(work);
+    Box::pin(async move {
+        task.await
+            .map_err(ServiceError::internal("the request was interrupted"))?
+    })
+}
+
 impl SandboxService for Node {
     fn create<'a>(&'a self, owner: &'a Owner, request: CreateSandbox) -> Pending<'a, SandboxInfo> {
-        Box::pin(lifecycle::create::create(&self.inner, owner, request))
+        let (inner, owner) = (Arc::clone(&self.inner), owner.clone());
+        detached(async move { lifecycle::create::create(&inner, &owner, request).await })
     }
 
     fn connect<'a>(&'a self, owner: &'a Owner, id: &'a str, request: ConnectSandbox) -> Pending<'a, Connected> {
-        Box::pin(async move {
-            let live = self.inner.owned(owner, id)?;
-            lifecycle::pause::connect(&self.inner, &live, request).await
+        let (inner, found) = (Arc::clone(&self.inner), self.inner.owned(owner, id));
+        detached(async move {
+            let live = found?;
+            lifecycle::pause::connect(&inner, &live, request).await
         })
     }
 
@@ -293,9 +306,10 @@ impl SandboxService for Node {
     }
 
     fn kill<'a>(&'a self, owner: &'a Owner, id: &'a str) -> Pending<'a, ()> {
-        Box::pin(async move {
-            let live = self.inner.owned(owner, id)?;
-            lifecycle::kill::kill(&self.inner, &live).await
+        let (inner, found) = (Arc::clone(&self.inner), self.inner.owned(owner, id));
+        detached(async move {
+            let live = found?;
+            lifecycle::kill::kill(&inner, &live).await
         })
     }
 
@@ -314,16 +328,18 @@ impl SandboxService for Node {
     }
 
     fn pause<'a>(&'a self, owner: &'a Owner, id: &'a str, request: PauseSandbox) -> Pending<'a, ()> {
-        Box::pin(async move {
-            let live = self.inner.owned(owner, id)?;
-            lifecycle::pause::pause(&self.inner, &live, request).await
+        let (inner, found) = (Arc::clone(&self.inner), self.inner.owned(owner, id));
+        detached(async move {
+            let live = found?;
+            lifecycle::pause::pause(&inner, &live, request).await
         })
     }
 
     fn snapshot<'a>(&'a self, owner: &'a Owner, id: &'a str, request: TakeSnapshot) -> Pending<'a, SnapshotInfo> {
-        Box::pin(async move {
-            let live = self.inner.owned(owner, id)?;
-            lifecycle::snapshot::snapshot(&self.inner, &live, request).await
+        let (inner, found) = (Arc::clone(&self.inner), self.inner.owned(owner, id));
+        detached(async move {
+            let live = found?;
+            lifecycle::snapshot::snapshot(&inner, &live, request).await
         })
     }
 
@@ -332,9 +348,10 @@ impl SandboxService for Node {
     }
 
     fn fork<'a>(&'a self, owner: &'a Owner, id: &'a str, request: ForkSandbox) -> Pending<'a, Vec<Forked>> {
-        Box::pin(async move {
-            let live = self.inner.owned(owner, id)?;
-            lifecycle::snapshot::fork(&self.inner, &live, request).await
+        let (inner, found) = (Arc::clone(&self.inner), self.inner.owned(owner, id));
+        detached(async move {
+            let live = found?;
+            lifecycle::snapshot::fork(&inner, &live, request).await
         })
     }
 
@@ -467,10 +484,11 @@ impl SandboxService for Node {
 
     fn remove_template<'a>(&'a self, owner: &'a Owner, name: &'a str) -> Pending<'a, ()> {
         Box::pin(async move {
-            if lifecycle::snapshot::remove(&self.inner, owner, name)? {
-                return Ok(());
+            // In the order in which a name is resolved: a template first.
+            match templates::remove(&self.inner, owner, name) {
+                Err(ServiceError::NotFound { .. }) if lifecycle::snapshot::remove(&self.inner, owner, name)? => Ok(()),
+                result => result,
             }
-            templates::remove(&self.inner, owner, name)
         })
     }
 

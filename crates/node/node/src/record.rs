@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// ```text
 /// Starting -> Running <-> Pausing -> Paused -> Starting
-///                |  \--> Freezing(layer) -> Starting
+///                |  \--> Freezing(layer) -> Starting, or Paused
 ///                v
 ///             Stopping -> (no record)          from every phase
 /// ```
@@ -27,7 +27,11 @@ pub(crate) enum Phase {
     /// It is paused.
     Paused(PauseMode),
     /// Its writable layer is being turned into the layer of this id.
-    Freezing(String),
+    Freezing {
+        layer: String,
+        /// Whether it is to go on afterwards.
+        was_running: bool,
+    },
     /// It is being ended; nothing brings it back.
     Stopping,
 }

@@ -19,13 +19,26 @@ use crate::{logs, templates};
 /// How long a keeper that a former server had just started may take to lock its name.
 const SETTLE: Duration = Duration::from_millis(200);
 
+/// How long an archive for COPY is kept.
+const UPLOADS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// Takes up what a former server left.
 pub(crate) async fn recover(inner: &Arc<Inner>) -> Result<(), StartNodeError> {
     let records: Vec<SandboxRecord> = inner.store.all(Table::Sandboxes, "a sandbox")?;
-    if records.iter().any(|record| record.phase == Phase::Starting) {
+    let state = StateDir::at(inner.places.sandboxes());
+    // Also those of the pool and of builds, which are in no record.
+    let mut entries = std::fs::read_dir(inner.places.sandboxes())
+        .into_iter()
+        .flatten()
+        .flatten();
+    if entries.any(|entry| {
+        entry
+            .file_name()
+            .to_str()
+            .is_some_and(|id| keeper::find(&state, id).is_none())
+    }) {
         tokio::time::sleep(SETTLE).await;
     }
-    let state = StateDir::at(inner.places.sandboxes());
     let mut known = HashSet::new();
     let mut later = Vec::new();
     for record in records {
@@ -49,6 +62,7 @@ pub(crate) async fn recover(inner: &Arc<Inner>) -> Result<(), StartNodeError> {
     })?;
     tracing::info!(sandboxes = later.len(), swept, "state taken up");
     templates::recover(inner);
+    remove_old_uploads(inner);
     let places = inner.places.clone();
     tokio::task::spawn_blocking(move || places.empty_trash());
     for live in later {
@@ -94,6 +108,24 @@ async fn remove_strangers(inner: &Arc<Inner>, state: &StateDir, known: &HashSet<
     }
 }
 
+/// Removes archives for COPY that nobody has built with for long; a client uploads again what is missing.
+fn remove_old_uploads(inner: &Inner) {
+    for entry in std::fs::read_dir(inner.places.uploads())
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let age = entry
+            .metadata()
+            .and_then(|found| found.modified())
+            .ok()
+            .and_then(|time| time.elapsed().ok());
+        if age.is_some_and(|age| age > UPLOADS_KEPT) {
+            drop(std::fs::remove_file(entry.path()));
+        }
+    }
+}
+
 async fn lead_on(inner: &Arc<Inner>, live: &Arc<Live>) -> Result<(), ringwall_sandbox::service::ServiceError> {
     let end_keeper = async || {
         if let Some(keeper) = live.keeper() {
@@ -108,10 +140,13 @@ async fn lead_on(inner: &Arc<Inner>, live: &Arc<Live>) -> Result<(), ringwall_sa
             end_keeper().await;
             start::bring_up(inner, live, None).await
         }
-        Phase::Freezing(layer) => {
+        Phase::Freezing { layer, was_running } => {
             end_keeper().await;
-            snapshot::settle_layer(inner, live, &layer)?;
-            start::bring_up(inner, live, None).await
+            snapshot::settle_layer(inner, live, &layer, was_running)?;
+            if was_running {
+                start::bring_up(inner, live, None).await?;
+            }
+            Ok(())
         }
         Phase::Running | Phase::Pausing | Phase::Paused(PauseMode::Full) => {
             let Some(keeper) = live.keeper() else {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::context;
 use super::dockerfile::{self, Instruction};
+use super::{context, import};
 use crate::args::{BuildArgs, Pair};
 use crate::failure::Failure;
 use crate::remote::wire::{Announced, BuildStatus, Step, UploadPlace};
@@ -64,6 +64,9 @@ impl Planned {
 
 /// Builds.
 pub(super) fn execute(args: BuildArgs) -> Result<ExitCode, Failure> {
+    if args.from_tar.is_some() || args.from_dir.is_some() {
+        return import::execute(&args);
+    }
     let mut plan = match &args.file {
         Some(file) => from_dockerfile(file)?,
         None => from_flags(&args),

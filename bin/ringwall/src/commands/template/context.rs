@@ -59,6 +59,22 @@ pub(super) fn pack(from: &Path) -> Result<Packed, Failure> {
     })
 }
 
+/// Packs a directory that holds a root file system; returns the archive and its length. Blocks.
+pub(super) fn pack_root(from: &Path) -> Result<(File, u64), Failure> {
+    let found =
+        fs::metadata(from).map_err(|error| Failure::usage(format!("can't read {}: {error}", from.display())))?;
+    if !found.is_dir() {
+        return Err(Failure::usage(format!("{} is no directory", from.display())));
+    }
+    let full = |error: std::io::Error| Failure::own(format!("can't pack {}: {error}", from.display()));
+    let packer = GzBuilder::new().write(tempfile::tempfile().map_err(full)?, Compression::fast());
+    let mut tar = tar::Builder::new(packer);
+    directory(&mut tar, from, ".").map_err(full)?;
+    let mut archive = tar.into_inner().and_then(|packer| packer.finish()).map_err(full)?;
+    let (_, length) = digest(&mut archive).map_err(full)?;
+    Ok((archive, length))
+}
+
 /// The service takes names as patterns.
 fn escape_pattern(name: &str) -> String {
     name.chars()
@@ -92,7 +108,7 @@ fn directory<W: Write>(tar: &mut tar::Builder<W>, from: &Path, name: &str) -> st
 /// Adds one entry: its mode and contents, and nothing of who owns it or when it was made.
 fn entry<W: Write>(tar: &mut tar::Builder<W>, path: &Path, name: &Path, found: &Metadata) -> std::io::Result<()> {
     let mut header = Header::new_gnu();
-    header.set_mode(found.mode() & 0o777);
+    header.set_mode(found.mode() & 0o1777);
     header.set_size(0);
     if found.is_dir() {
         header.set_entry_type(EntryType::Directory);

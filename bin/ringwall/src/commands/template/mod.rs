@@ -3,6 +3,7 @@
 mod build;
 mod context;
 mod dockerfile;
+mod import;
 
 use std::process::ExitCode;
 

@@ -26,6 +26,12 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
         } else {
             &bytes
         };
+        // serde reads structures from lists, too.
+        if text.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+            return Err(ApiError::bad_request(
+                "the body is not as expected: it must be a JSON object",
+            ));
+        }
         serde_json::from_slice(text)
             .map(Body)
             .map_err(|error| ApiError::bad_request(format!("the body is not as expected: {error}")))
@@ -43,5 +49,20 @@ impl<T: DeserializeOwned + Send> FromRequestParts<App> for Query<T> {
         axum::extract::Query::<T>::try_from_uri(&parts.uri)
             .map(|query| Query(query.0))
             .map_err(|error| ApiError::bad_request(format!("the query is not as expected: {}", error.body_text())))
+    }
+}
+
+/// Parts of the path.
+#[derive(Debug)]
+pub(crate) struct Path<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<App> for Path<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        axum::extract::Path::<T>::from_request_parts(parts, app)
+            .await
+            .map(|path| Path(path.0))
+            .map_err(|error| ApiError::bad_request(format!("the path is not as expected: {}", error.body_text())))
     }
 }

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
-use super::body::Query;
+use super::body::{Path, Query};
 use crate::app::App;
 use crate::caller::Caller;
 use crate::dto::{LogLine, Logs, ManyMetrics, Metric, OldLogLine, OldLogs};

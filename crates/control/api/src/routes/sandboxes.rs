@@ -1,13 +1,13 @@
 //! Making, finding and ending sandboxes.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use ringwall_sandbox::service::{Filter, Owner, SandboxState};
 use serde::Deserialize;
 
-use super::body::{Body, Query};
+use super::body::{Body, Path, Query};
 use crate::app::App;
 use crate::caller::Caller;
 use crate::dto::{NewSandbox, Sandbox, SandboxDetail};

@@ -1,13 +1,13 @@
 //! Snapshots and forks.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use ringwall_sandbox::service::{ForkSandbox, SnapshotFilter, TakeSnapshot};
 use serde::Deserialize;
 
-use super::body::{Body, Query};
+use super::body::{Body, Path, Query};
 use super::sandboxes::{page_size, paged};
 use crate::app::App;
 use crate::caller::Caller;

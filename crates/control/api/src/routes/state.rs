@@ -1,11 +1,11 @@
 //! Pausing, resuming, timeouts, network rules.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use http::StatusCode;
 use ringwall_sandbox::service::{ConnectSandbox, Network, Owner, PauseSandbox, StartedAs};
 
-use super::body::Body;
+use super::body::{Body, Path};
 use crate::app::App;
 use crate::caller::Caller;
 use crate::dto::{ConnectBody, NetworkBody, PauseBody, RefreshBody, Sandbox, TimeoutBody};

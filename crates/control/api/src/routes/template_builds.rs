@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::body::Body as RawBody;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::StreamExt as _;
@@ -12,7 +12,7 @@ use ringwall_sandbox::service::{NewTemplate, Owner, ServiceError};
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt as _;
 
-use super::body::{Body, Query};
+use super::body::{Body, Path, Query};
 use crate::app::App;
 use crate::caller::Caller;
 use crate::dto::{BuildBody, BuildStatusBody, TemplateBody, UploadPlace};

@@ -1,11 +1,11 @@
 //! Templates: names and tags.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use http::StatusCode;
 use ringwall_sandbox::service::ServiceError;
 
-use super::body::Body;
+use super::body::{Body, Path};
 use crate::app::App;
 use crate::caller::Caller;
 use crate::dto::{

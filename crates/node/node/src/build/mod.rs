@@ -87,6 +87,7 @@ impl Build {
             Ok(_) => self.log("info", "build finished", None),
             Err(failure) => self.log("error", &failure.message, failure.step.as_deref()),
         }
+        let layers = result.as_ref().map(|stack| stack.layers.clone()).unwrap_or_default();
         let settled = templates::change(&self.inner, &self.owner, &self.template, |record| {
             let Some(build) = record.builds.get_mut(&self.id) else {
                 return Ok(());
@@ -112,6 +113,7 @@ impl Build {
                 .map_err(ServiceError::internal("can't write the template down"))
         }) {
             tracing::error!(build = self.id, %error, "can't note the end of a build");
+            self.inner.release_layers(&layers);
         }
     }
 
@@ -212,16 +214,28 @@ impl Build {
             template: self.template.clone(),
             stack: stack.clone(),
         };
-        self.inner
-            .store
-            .put(Table::Steps, &id, &record)
-            .map_err(|error| format!("can't write the step down: {error}"))?;
-        self.inner
-            .steps
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(id, record);
-        Ok(())
+        // Held until it is in: whoever removes the template then finds it.
+        let templates = self.inner.templates.read().unwrap_or_else(PoisonError::into_inner);
+        let kept = if templates.contains_key(&self.template) {
+            self.inner
+                .store
+                .put(Table::Steps, &id, &record)
+                .map_err(|error| format!("can't write the step down: {error}"))
+        } else {
+            Err("the template was removed".to_owned())
+        };
+        if kept.is_ok() {
+            self.inner
+                .steps
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(id, record);
+        }
+        drop(templates);
+        if kept.is_err() {
+            self.inner.release_layers(&stack.layers);
+        }
+        kept
     }
 
     /// Adds to the build's log.

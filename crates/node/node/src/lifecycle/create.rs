@@ -1,11 +1,12 @@
 //! Making a sandbox.
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use ringwall_sandbox::service::{CreateSandbox, Network, OnTimeout, Owner, SandboxInfo, ServiceError};
+
+use sha2::{Digest, Sha256};
 
 use super::{kill, start};
 use crate::clock::now_ms;
@@ -17,6 +18,9 @@ use crate::{ids, logs, templates};
 
 /// Most bytes of labels, and of variables, of one sandbox.
 const MAX_LABEL_BYTES: usize = 64 << 10;
+
+/// Pause between two looks at whether another request has begun its work.
+const TURN: Duration = Duration::from_millis(2);
 
 /// What a new sandbox begins as.
 pub(crate) struct Origin {
@@ -114,6 +118,14 @@ pub(crate) async fn bring_up_new(
     ready: Option<Keeper>,
 ) -> Result<SandboxInfo, ServiceError> {
     let _turn = live.transition.lock().await;
+    if inner.any(&live.id).is_err() || live.phase() != Phase::Starting {
+        // It was listed before it was up, and somebody has ended it since.
+        if let Some(keeper) = ready {
+            keeper.end().await;
+            drop(inner.places.discard(&inner.places.sandbox(&live.id)));
+        }
+        return Err(ServiceError::no_sandbox(&live.id));
+    }
     let started = start::bring_up(inner, live, ready).await;
     inner.refill_pool();
     if let Err(error) = started {
@@ -129,9 +141,15 @@ pub(crate) async fn bring_up_new(
 
 /// Waits until an earlier request with the same key is done, and gives its answer.
 async fn wait_for(inner: &Inner, live: &Arc<Live>) -> Result<SandboxInfo, ServiceError> {
-    drop(live.transition.lock().await);
-    inner.any(&live.id)?;
-    Ok(live.info(&inner.facts))
+    loop {
+        drop(live.transition.lock().await);
+        inner.any(&live.id)?;
+        if live.phase() != Phase::Starting {
+            return Ok(live.info(&inner.facts));
+        }
+        // Listed, but its maker has not taken the lock yet.
+        tokio::time::sleep(TURN).await;
+    }
 }
 
 fn find_earlier(inner: &Inner, owner: &Owner, wanted: &(String, u64)) -> Result<Option<Arc<Live>>, ServiceError> {
@@ -151,11 +169,13 @@ fn find_earlier(inner: &Inner, owner: &Owner, wanted: &(String, u64)) -> Result<
     Ok(None)
 }
 
+/// A hash of the request that later versions of the program compute alike.
 fn fingerprint(request: &CreateSandbox) -> u64 {
-    // Fixed keys: the value is stored and compared by later processes.
-    let mut hasher = DefaultHasher::new();
-    request.hash(&mut hasher);
-    hasher.finish()
+    let digest = Sha256::digest(format!("{request:?}").as_bytes());
+    digest
+        .iter()
+        .take(8)
+        .fold(0, |value, &byte| value << 8 | u64::from(byte))
 }
 
 fn check(inner: &Inner, request: &CreateSandbox) -> Result<(), ServiceError> {

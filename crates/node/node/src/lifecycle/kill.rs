@@ -8,7 +8,6 @@ use ringwall_sandbox::service::ServiceError;
 use crate::live::Live;
 use crate::node::Inner;
 use crate::record::Phase;
-use crate::store::Table;
 
 /// Ends a sandbox and removes its files.
 pub(crate) async fn kill(inner: &Arc<Inner>, live: &Arc<Live>) -> Result<(), ServiceError> {
@@ -29,10 +28,7 @@ pub(crate) async fn finish(inner: &Arc<Inner>, live: &Arc<Live>) -> Result<(), S
     }
     let failed = ServiceError::internal::<std::io::Error>("can't remove the sandbox's files");
     inner.places.discard(&inner.places.sandbox(&live.id)).map_err(failed)?;
-    inner
-        .store
-        .remove(Table::Sandboxes, &live.id)
-        .map_err(ServiceError::internal("can't remove the sandbox's record"))?;
+    live.forget(&inner.store)?;
     inner
         .sandboxes
         .write()
@@ -65,7 +61,7 @@ impl Inner {
         for live in self.all() {
             live.look(|record| {
                 used.extend(record.stack.layers.iter().cloned());
-                if let Phase::Freezing(layer) = &record.phase {
+                if let Phase::Freezing { layer, .. } = &record.phase {
                     used.insert(layer.clone());
                 }
             });

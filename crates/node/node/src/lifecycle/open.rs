@@ -20,14 +20,18 @@ async fn awake(inner: &Arc<Inner>, id: &str) -> Result<Arc<Live>, ServiceError> 
     match live.phase() {
         Phase::Running => return Ok(live),
         // On its way up: its transition is waited for.
-        Phase::Starting | Phase::Freezing(_) => drop(live.transition.lock().await),
+        Phase::Starting | Phase::Freezing { .. } => drop(live.transition.lock().await),
         Phase::Paused(_) | Phase::Pausing if live.look(|record| record.auto_resume) => {
             let timeout_s = live.look(|record| record.end_ms.saturating_sub(record.started_ms) / 1000);
             let request = ConnectSandbox {
                 timeout_s: timeout_s.clamp(60, inner.config.max_timeout_s.max(60)),
                 ..ConnectSandbox::default()
             };
-            pause::connect(inner, &live, request).await?;
+            let (inner, live) = (Arc::clone(inner), Arc::clone(&live));
+            // To its end, also when the one whose request this is hangs up.
+            let task = tokio::spawn(async move { pause::connect(&inner, &live, request).await });
+            task.await
+                .map_err(ServiceError::internal("can't resume the sandbox"))??;
         }
         _ => {}
     }

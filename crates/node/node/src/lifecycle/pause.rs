@@ -81,7 +81,10 @@ pub(crate) async fn connect(
                 record.end_ms = end_ms;
                 set(record);
             })?;
-            go_on(inner, &live.id).await?;
+            if let Err(error) = go_on(inner, &live.id).await {
+                live.change(&inner.store, |record| record.phase = Phase::Paused(PauseMode::Full))?;
+                return Err(error);
+            }
             StartedAs::Resumed
         }
         Phase::Paused(_) | Phase::Running => {

@@ -143,22 +143,23 @@ async fn freeze_layer(inner: &Arc<Inner>, live: &Arc<Live>) -> Result<bool, Serv
         return Err(ServiceError::Conflict(why));
     }
     let layer = ids::layer();
-    live.change(&inner.store, |record| record.phase = Phase::Freezing(layer.clone()))?;
+    live.change(&inner.store, |record| {
+        record.phase = Phase::Freezing {
+            layer: layer.clone(),
+            was_running,
+        };
+    })?;
     if let Some(keeper) = live.keeper() {
         live.set_keeper(None);
         keeper.end().await;
     }
-    settle_layer(inner, live, &layer)?;
-    if !was_running {
-        live.change(&inner.store, |record| {
-            record.phase = Phase::Paused(PauseMode::Filesystem)
-        })?;
-    }
+    settle_layer(inner, live, &layer, was_running)?;
     Ok(was_running)
 }
 
-/// Does what `Freezing` says, once nothing writes to the layer any more; also after a crash. Leaves `Starting` behind.
-pub(crate) fn settle_layer(inner: &Inner, live: &Live, layer: &str) -> Result<(), ServiceError> {
+/// Does what `Freezing` says, once nothing writes to the layer any more; also after a crash. Leaves `Starting` behind, or
+/// `Paused`.
+pub(crate) fn settle_layer(inner: &Inner, live: &Live, layer: &str, was_running: bool) -> Result<(), ServiceError> {
     let what = "can't freeze the sandbox's files";
     let upper = inner.places.sandbox(&live.id).join("upper");
     let to = inner.places.layer(layer);
@@ -175,7 +176,11 @@ pub(crate) fn settle_layer(inner: &Inner, live: &Live, layer: &str) -> Result<()
         if record.stack.layers.first().is_none_or(|first| first != layer) {
             record.stack.layers.insert(0, layer.to_owned());
         }
-        record.phase = Phase::Starting;
+        record.phase = if was_running {
+            Phase::Starting
+        } else {
+            Phase::Paused(PauseMode::Filesystem)
+        };
     })
 }
 

@@ -111,8 +111,9 @@ pub(crate) fn watch(inner: &Arc<Inner>, live: &Arc<Live>, keeper: Arc<Keeper>) {
                 &[],
             );
             let changed = live.change(&inner.store, |record| {
+                // One that was paused on purpose stays paused, for as long as it is wanted.
+                record.died = record.phase == Phase::Running;
                 record.phase = Phase::Paused(PauseMode::Filesystem);
-                record.died = true;
             });
             if let Err(error) = changed {
                 tracing::error!(id = %live.id, %error, "can't note the end of a sandbox");
