@@ -1,4 +1,8 @@
 //! The real E2B clients, old and new, against a real server: `clients/matrix.py` holds the checks; here it gets a server.
+#![expect(
+    clippy::print_stdout,
+    reason = "a skipped test must be seen, and stdout is where tests report"
+)]
 
 use std::path::Path;
 use std::process::Command;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use ringwall_node::{Keys, Node, StartNodeError};
 use ringwall_policy::Limits;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -28,6 +28,9 @@ const TURN_PAUSE: Duration = Duration::from_millis(20);
 const KEY_FILE: &str = "key";
 /// The operator's own key's name.
 const KEY_NAME: &str = "default";
+
+/// Connections that may wait to be accepted; the kernel takes at most net.core.somaxconn of them.
+const BACKLOG: u32 = 4096;
 
 /// Serves until SIGINT or SIGTERM. Sandboxes go on afterwards.
 pub(crate) fn execute(args: ServeArgs) -> Result<ExitCode, Failure> {
@@ -60,10 +63,22 @@ fn raise_descriptor_limit() {
     let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
 }
 
+/// Listens, with room for many connections that come at once: the usual 128 make clients wait a second for each try.
+fn listen(address: std::net::SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 async fn serve(args: ServeArgs) -> Result<ExitCode, Failure> {
     let directory = directory(args.state.as_deref())?;
     // First of all: a port in use must not start anything.
-    let listener = TcpListener::bind(args.listen).await.map_err(|error| {
+    let listener = listen(args.listen).map_err(|error| {
         Failure::own(format!("can't listen on {}: {error}", args.listen))
             .hint("choose another with --listen 127.0.0.1:PORT")
     })?;

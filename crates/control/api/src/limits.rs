@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+/// Bytes of all bodies kept in memory at once.
+const MAX_HELD_BYTES: usize = 256 << 20;
 /// Seconds' worth of requests that may come at once.
 const BURST_S: f64 = 2.0;
 /// Most keys remembered; the least used are forgotten, which only gives them a full bucket.
@@ -15,6 +17,8 @@ const MAX_BUCKETS: usize = 10_000;
 #[derive(Debug)]
 pub(crate) struct Limits {
     at_once: Semaphore,
+    /// Bytes of bodies that may still be kept in memory.
+    body_bytes: Semaphore,
     per_second: f64,
     buckets: Mutex<HashMap<String, Bucket>>,
 }
@@ -30,6 +34,7 @@ impl Limits {
     pub(crate) fn new(max_requests: usize, per_second: u32) -> Self {
         Limits {
             at_once: Semaphore::new(max_requests.max(1)),
+            body_bytes: Semaphore::new(MAX_HELD_BYTES),
             per_second: f64::from(per_second.max(1)),
             buckets: Mutex::default(),
         }
@@ -38,6 +43,11 @@ impl Limits {
     /// Takes a place among the requests worked on; `None` when all are taken.
     pub(crate) fn enter(&self) -> Option<SemaphorePermit<'_>> {
         self.at_once.try_acquire().ok()
+    }
+
+    /// Takes room for a body of at most `bytes`; `None` when there is none.
+    pub(crate) fn hold(&self, bytes: u64) -> Option<SemaphorePermit<'_>> {
+        self.body_bytes.try_acquire_many(u32::try_from(bytes).ok()?).ok()
     }
 
     /// Counts one request of `key`; if that is too much, returns after how many seconds to try again.

@@ -9,6 +9,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::IntoResponse;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use http_body::Body as _;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -157,14 +158,14 @@ async fn control(app: &App, mut router: Router, mut request: Request<Body>) -> R
             }
         }
     }
-    let Some(_place) = app.limits.enter() else {
+    let length = request.body().size_hint().upper().unwrap_or(MAX_BODY_BYTES as u64);
+    let Some(_bytes) = app.limits.hold(if is_upload {
+        0
+    } else {
+        length.min(MAX_BODY_BYTES as u64)
+    }) else {
         drain(request.into_body()).await;
-        return ApiError {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            message: "too many requests at once; try again in 1 s".to_owned(),
-            retry_after_s: Some(1),
-        }
-        .into_response();
+        return busy();
     };
     let request = if is_upload {
         request
@@ -182,8 +183,20 @@ async fn control(app: &App, mut router: Router, mut request: Request<Body>) -> R
             }
         }
     };
+    let Some(_place) = app.limits.enter() else {
+        return busy();
+    };
     match router.call(request).await {
         Ok(response) => response,
         Err(never) => match never {},
     }
+}
+
+fn busy() -> Response<Body> {
+    ApiError {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        message: "too many requests at once; try again in 1 s".to_owned(),
+        retry_after_s: Some(1),
+    }
+    .into_response()
 }
