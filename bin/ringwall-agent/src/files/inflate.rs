@@ -10,9 +10,9 @@ use futures_util::stream::unfold;
 use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 
 use super::failure::FileError;
+use super::shared_body::SharedBody;
 
 /// Compressed bytes undone at a time: gzip makes at most about 1000 of one, and that much memory may be needed for a moment.
 const STEP_BYTES: usize = 512;
@@ -38,7 +38,7 @@ impl Encoding {
 
 /// The body's contents.
 pub(super) fn contents(
-    body: Incoming,
+    body: SharedBody,
     encoding: Encoding,
 ) -> impl Stream<Item = Result<Bytes, FileError>> + Send + Unpin + 'static {
     let decoder = (encoding == Encoding::Gzip).then(Inflater::default);
@@ -51,7 +51,7 @@ pub(super) fn contents(
     }))
 }
 
-async fn next(body: &mut Incoming, mut decoder: Option<&mut Inflater>) -> Result<Option<Bytes>, FileError> {
+async fn next(body: &mut SharedBody, mut decoder: Option<&mut Inflater>) -> Result<Option<Bytes>, FileError> {
     loop {
         if let Some(decoder) = &mut decoder
             && let Some(piece) = decoder.step()?

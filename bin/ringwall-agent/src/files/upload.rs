@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt as _};
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
+use http::request::Parts;
 use http::{HeaderMap, Request, StatusCode};
 use hyper::body::Incoming;
 use multer::Multipart;
@@ -15,6 +16,7 @@ use ringwall_agent_proto::signature::Operation;
 use super::failure::FileError;
 use super::inflate::{Encoding, contents};
 use super::query::Query;
+use super::shared_body::SharedBody;
 use super::sink::Sink;
 use crate::agent::Agent;
 use crate::body::{self, Reply};
@@ -31,16 +33,24 @@ const MAX_FILES: usize = 10_000;
 
 /// Writes what the request carries.
 pub(crate) async fn upload(agent: &Agent, access: Access, request: Request<Incoming>) -> Reply {
-    match try_upload(agent, access, request).await {
+    let (parts, body) = request.into_parts();
+    let body = SharedBody::new(body);
+    let result = try_upload(agent, access, &parts, body.clone()).await;
+    body.drain().await;
+    match result {
         Ok(written) => body::json(StatusCode::OK, &written),
         Err(error) => error.into_reply(),
     }
 }
 
-async fn try_upload(agent: &Agent, access: Access, request: Request<Incoming>) -> Result<Vec<WrittenFile>, FileError> {
-    let (parts, body) = request.into_parts();
+async fn try_upload(
+    agent: &Agent,
+    access: Access,
+    parts: &Parts,
+    body: SharedBody,
+) -> Result<Vec<WrittenFile>, FileError> {
     let query = Query::parse(parts.uri.query().unwrap_or_default());
-    let user = query.admit(agent, access, Operation::Write, &parts)?;
+    let user = query.admit(agent, access, Operation::Write, parts)?;
     let stored = metadata(&parts.headers)?;
     let contents = contents(body, Encoding::of(&parts.headers)?);
     let kind = parts
