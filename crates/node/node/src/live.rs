@@ -87,6 +87,7 @@ impl Live {
             let pause_mode = match record.phase {
                 Phase::Paused(mode) => Some(mode),
                 Phase::Pausing => Some(PauseMode::Full),
+                Phase::Freezing { was_running: false, .. } => Some(PauseMode::Filesystem),
                 _ => None,
             };
             SandboxInfo {
