@@ -141,6 +141,20 @@ impl Group {
     /// # Errors
     /// One of them can't be made or a limit can't be set; those already made are removed.
     pub fn create(plan: &Plan) -> Result<Group, CreateGroupError> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match Group::try_create(plan) {
+                // Another keeper has removed the shared level, and a third has made it again, between our switching its controllers on
+                // and our making a group in it: the group then lacks their files.
+                Err(CreateGroupError::Set { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound && tries < MAX_TRIES => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn try_create(plan: &Plan) -> Result<Group, CreateGroupError> {
         let mut made = Group {
             dirs: Vec::with_capacity(plan.dirs.len()),
         };
