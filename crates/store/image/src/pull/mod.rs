@@ -41,7 +41,7 @@ const DOWNLOADS: usize = 3;
 /// What to pull, and how.
 #[derive(Debug)]
 pub struct PullRequest<'request> {
-    /// The image, as people write it: `alpine`, `ghcr.io/x/y:1`, `host:5000/z@sha256:…`.
+    /// The image, as people write it: `alpine`, `registry.example/x/y:1`, `host:5000/z@sha256:…`.
     pub reference: &'request str,
     /// Who asks. Sent only to the registry and the token service it names.
     pub credentials: Option<Credentials>,
