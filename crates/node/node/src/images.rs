@@ -216,13 +216,9 @@ fn add_account(path: &Path, lines: &[String]) -> io::Result<()> {
 pub(crate) fn unpack_upload(archive: &Path, into: &Path) -> Result<(), String> {
     fs::create_dir(into).map_err(|error| format!("COPY: {error}"))?;
     fs::set_permissions(into, fs::Permissions::from_mode(0o755)).map_err(|error| format!("COPY: {error}"))?;
-    // The caller's ids mean nothing here: the files are the user's.
+    // The caller's ids mean nothing here: COPY says whose the files are.
     ringwall_image::from_tar(archive, into, Owners::Caller, &Limits::default())
         .map_err(|error| format!("COPY: {}", with_causes(&error)))?;
-    let (uid, gid) = user_ids();
-    if rustix::process::geteuid().is_root() {
-        own_tree(into, uid, gid).map_err(|error| format!("COPY: {error}"))?;
-    }
     Ok(())
 }
 
@@ -233,17 +229,6 @@ pub(crate) fn unpack_root(archive: &Path, into: &Path) -> Result<(), String> {
     fs::set_permissions(into, fs::Permissions::from_mode(0o755)).map_err(failed)?;
     ringwall_image::from_tar(archive, into, owners(), &Limits::default()).map_err(|error| with_causes(&error))?;
     prepare(into).map_err(failed)
-}
-
-/// Gives a tree of ours to the sandbox's user. Nobody else works on it, so no path in it can be swapped.
-fn own_tree(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
-    std::os::unix::fs::lchown(path, Some(uid), Some(gid))?;
-    if fs::symlink_metadata(path)?.is_dir() {
-        for entry in fs::read_dir(path)? {
-            own_tree(&entry?.path(), uid, gid)?;
-        }
-    }
-    Ok(())
 }
 
 pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {

@@ -3,6 +3,10 @@
 //! An uploaded archive is unpacked by the hardened unpacker into a directory of its own. Where its files belong is looked up in the merged
 //! view of the stack, links followed as inside; then they are moved into a new layer, below directories that are given the attributes they
 //! have in the view (those of an upper layer win). So neither the image's tools nor any privilege inside is needed.
+//!
+//! This runs with the server's rights, so it must never go through a link: archives and layers are strangers', and their links lead anywhere
+//! on the host. Every directory that a path here goes through is one that was looked at and is none ([`is_real_dir`]); nobody else works on
+//! these trees, so it stays so.
 
 use std::fs;
 use std::io;
@@ -158,7 +162,7 @@ fn ensure_dir(view: &MergedView<'_>, layer: &Path, path: &Path, owner: Option<(u
     for component in path.components() {
         here.push(component);
         let full = layer.join(&here);
-        if full.is_dir() {
+        if is_real_dir(&full) {
             continue;
         }
         let found = view
@@ -227,7 +231,11 @@ fn merge(from: &Path, to: &Path, view: &MergedView<'_>, layer: &Path) -> io::Res
     if is_dir && let Ok(inside) = to.strip_prefix(layer) {
         let found = view.resolve(&Path::new("/").join(inside)).map_err(io::Error::other)?;
         if found.is_dir && found.path == inside {
-            if !to.is_dir() {
+            if !is_real_dir(to) {
+                // Another source's file or link: the later one wins.
+                if super::exists(to) {
+                    fs::remove_file(to)?;
+                }
                 fs::create_dir(to)?;
                 dress(to, found.attributes.unwrap_or((0o755, 0, 0)))?;
             }
@@ -241,25 +249,33 @@ fn merge(from: &Path, to: &Path, view: &MergedView<'_>, layer: &Path) -> io::Res
     fs::rename(from, to)
 }
 
+/// Whether a path is a directory and not a link to one.
+fn is_real_dir(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
+}
+
 /// Finds what a COPY names: a path, or one whose last part is a pattern.
 fn find_sources(staged: &Path, from: &str) -> io::Result<Vec<PathBuf>> {
-    let from = from
-        .trim_start_matches("./")
-        .trim_start_matches('/')
-        .trim_end_matches('/');
-    if from.is_empty() || from == "." {
+    let mut parts: Vec<&str> = from
+        .split('/')
+        .filter(|part| !part.is_empty() && *part != ".")
+        .collect();
+    let Some(name) = parts.pop() else {
         return Ok(vec![staged.to_owned()]);
+    };
+    let mut parent = staged.to_owned();
+    for part in parts {
+        parent.push(part);
+        if part == ".." || !is_real_dir(&parent) {
+            return Ok(Vec::new());
+        }
     }
-    let path = staged.join(from);
-    if super::exists(&path) {
+    let path = parent.join(name);
+    if name != ".." && super::exists(&path) {
         return Ok(vec![path]);
     }
     // The client has resolved the pattern by what it has packed: at its last part, everything there is meant.
-    let (parent, name) = match from.rsplit_once('/') {
-        Some((parent, name)) => (staged.join(parent), name),
-        None => (staged.to_owned(), from),
-    };
-    if !name.contains(['*', '?', '[']) || !parent.is_dir() {
+    if !name.contains(['*', '?', '[']) {
         return Ok(Vec::new());
     }
     let mut found: Vec<PathBuf> = fs::read_dir(parent)?.flatten().map(|entry| entry.path()).collect();
@@ -330,6 +346,47 @@ mod tests {
             placed("missing", "/x", &third)
                 .unwrap_err()
                 .contains("is not among the files")
+        );
+    }
+
+    /// What an uploaded archive holds is a stranger's, links included: none may lead out of the layer or of the upload.
+    #[test]
+    fn links_of_the_upload_are_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (base, staged, host) = (
+            dir.path().join("base"),
+            dir.path().join("staged"),
+            dir.path().join("host"),
+        );
+        fs::create_dir_all(base.join("app/sub")).unwrap();
+        fs::create_dir_all(&host).unwrap();
+        fs::write(host.join("secret"), "of the host").unwrap();
+        let lowers = [base];
+        // A link as part of the source's path.
+        fs::create_dir_all(&staged).unwrap();
+        for from in ["link/secret", "link/*", "link/", "./link/secret"] {
+            // The link itself may be copied; then it is a link inside.
+            drop(fs::remove_file(staged.join("link")));
+            symlink(&host, staged.join("link")).unwrap();
+            let layer = dir.path().join(format!("layer-{}", ids::layer()));
+            let placed = place(&staged, from, &lowers, &layer, "/app/", None, None);
+            assert!(
+                host.join("secret").exists(),
+                "{from}: the host's file was taken: {placed:?}"
+            );
+            assert!(!layer.join("app/secret").exists(), "{from}");
+        }
+        // A link that one source puts where another then has a directory.
+        drop(fs::remove_file(staged.join("link")));
+        symlink(&host, staged.join("sub")).unwrap();
+        fs::create_dir_all(staged.join("z/sub")).unwrap();
+        fs::write(staged.join("z/sub/planted"), "by the stranger").unwrap();
+        let layer = dir.path().join("layer");
+        let placed = place(&staged, "*", &lowers, &layer, "/app", None, None);
+        assert!(!host.join("planted").exists(), "written through a link: {placed:?}");
+        assert_eq!(
+            fs::read_to_string(layer.join("app/sub/planted")).unwrap(),
+            "by the stranger"
         );
     }
 
