@@ -197,7 +197,7 @@ pub(crate) fn ensure(places: &Places) -> io::Result<String> {
 
 fn make(places: &Places) -> io::Result<String> {
     let root = places.fresh().join("base");
-    crate::layers::remove_tree(&root)?;
+    ringwall_layer::remove_hostile_tree(&root)?;
     fs::create_dir(&root)?;
     fs::set_permissions(&root, fs::Permissions::from_mode(0o755))?;
     let mut skeleton = Skeleton {

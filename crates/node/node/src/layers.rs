@@ -5,6 +5,9 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ringwall_layer::remove_hostile_tree;
 
 use crate::ids;
 
@@ -13,11 +16,16 @@ use crate::ids;
 pub(crate) struct Places {
     /// Everything below here is the node's.
     pub(crate) root: PathBuf,
+    /// Held while the trash is emptied: two at the same tree would take each other's entries away.
+    emptying: Arc<Mutex<()>>,
 }
 
 impl Places {
     pub(crate) fn new(root: PathBuf) -> Self {
-        Places { root }
+        Places {
+            root,
+            emptying: Arc::default(),
+        }
     }
 
     /// State of sandboxes: one directory each, with its lock, its keeper's record, its writable layer and its sockets.
@@ -88,8 +96,9 @@ impl Places {
 
     /// Removes what was discarded.
     pub(crate) fn empty_trash(&self) {
+        let _turn = self.emptying.lock().unwrap_or_else(PoisonError::into_inner);
         for entry in fs::read_dir(self.trash()).into_iter().flatten().flatten() {
-            if let Err(error) = remove_tree(&entry.path()) {
+            if let Err(error) = remove_hostile_tree(&entry.path()) {
                 tracing::warn!(path = %entry.path().display(), %error, "can't remove what was discarded");
             }
         }
@@ -110,28 +119,6 @@ impl Places {
         }
         Ok(swept)
     }
-}
-
-/// Removes a tree that an untrusted program has filled: any depth, any mode; nothing outside is touched, links are not followed.
-pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Ok(()) => return Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return fs::remove_file(path),
-        Err(_) => {}
-    }
-    // Directories that shut their owner out: opened up one level at a time. Nobody else works on what was discarded, so a path can't
-    // be swapped meanwhile.
-    let mut pending = vec![path.to_owned()];
-    while let Some(directory) = pending.pop() {
-        drop(fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)));
-        for entry in fs::read_dir(&directory)?.flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                pending.push(entry.path());
-            }
-        }
-    }
-    fs::remove_dir_all(path)
 }
 
 #[cfg(test)]
@@ -155,6 +142,30 @@ mod tests {
         places.empty_trash();
         assert_eq!(fs::read_dir(places.trash()).unwrap().count(), 0);
         assert!(kept.join("file").exists());
+    }
+
+    /// Deeper than the stack of a server's thread and than the longest path: a program needs a loop of two lines for that.
+    #[test]
+    fn the_deepest_tree_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places::new(dir.path().to_owned());
+        places.prepare().unwrap();
+        let layer = places.layer("lx");
+        fs::create_dir(&layer).unwrap();
+        let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+        let mut here = rustix::fs::open(&layer, flags, rustix::fs::Mode::empty()).unwrap();
+        for _ in 0..20_000 {
+            rustix::fs::mkdirat(&here, "d", rustix::fs::Mode::RWXU).unwrap();
+            here = rustix::fs::openat(&here, "d", flags, rustix::fs::Mode::empty()).unwrap();
+        }
+        drop(here);
+        let removal = std::thread::Builder::new().stack_size(128 << 10);
+        let left = removal.spawn(move || {
+            assert_eq!(places.sweep(&HashSet::new()).unwrap(), 1);
+            places.empty_trash();
+            fs::read_dir(places.trash()).unwrap().count()
+        });
+        assert_eq!(left.unwrap().join().unwrap(), 0);
     }
 
     #[test]

@@ -48,5 +48,6 @@ pub use error::{PathIoError, ScanError};
 pub use journal::{JournalError, Stripped};
 pub use merged::{Found, MergedView};
 pub use path::{ParsePathError, RelPath};
+pub use remove::remove_hostile_tree;
 pub use stacks::{CompareError, Difference, DifferenceKind, compare_stacks};
 pub use usage::{Usage, usage_bytes};

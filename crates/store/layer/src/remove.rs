@@ -3,6 +3,10 @@
 //! Instead of climbing down, every directory found is first moved up to the top, where it is emptied in turn. So nothing is ever
 //! deeper than two levels below the descriptor held, and a removal that was interrupted goes on from whatever is there.
 
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, RenameFlags};
 use rustix::io::Errno;
@@ -39,6 +43,26 @@ struct Removal<'steps> {
     steps: &'steps mut Steps,
     freed_bytes: u64,
     next_name: u64,
+}
+
+/// Removes a tree that an untrusted program has filled: of any depth and any modes, without following a link. Nothing there is fine.
+///
+/// # Errors
+/// What the file system says.
+pub fn remove_hostile_tree(path: &Path) -> io::Result<()> {
+    let unnamed = || {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the path names nothing that can be removed",
+        )
+    };
+    let name = path.file_name().and_then(OsStr::to_str).ok_or_else(unnamed)?;
+    let parent = rustix::fs::open(path.parent().ok_or_else(unnamed)?, DIRECTORY, Mode::empty())?;
+    match remove_tree(parent.as_fd(), name, &mut Steps::new(None)) {
+        Ok(_) => Ok(()),
+        Err(RemoveFailure::Io(error)) => Err(error.source),
+        Err(RemoveFailure::Interrupted) => Err(io::ErrorKind::Interrupted.into()),
+    }
 }
 
 /// Removes `name` in `parent` and all below it; returns the bytes freed. Nothing there is fine.
