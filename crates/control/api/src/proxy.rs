@@ -90,12 +90,12 @@ pub(crate) async fn pass(app: &App, id: &str, port: u16, by_host: bool, request:
         Stream::Unix(fd) => {
             let stream = std::os::unix::net::UnixStream::from(fd);
             let ready = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream));
-            exchange(ready, &info, port, request).await
+            exchange(ready, &info, port, by_host, request).await
         }
         Stream::Tcp(fd) => {
             let stream = std::net::TcpStream::from(fd);
             let ready = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
-            exchange(ready, &info, port, request).await
+            exchange(ready, &info, port, by_host, request).await
         }
     };
     passed.unwrap_or_else(|error| {
@@ -140,6 +140,7 @@ async fn exchange<S>(
     stream: std::io::Result<S>,
     info: &SandboxInfo,
     port: u16,
+    by_host: bool,
     mut request: Request<Body>,
 ) -> Result<Response<Body>, Box<dyn std::error::Error + Send + Sync>>
 where
@@ -147,16 +148,18 @@ where
 {
     let wants_upgrade = request.headers().contains_key(UPGRADE);
     let client_side: Option<OnUpgrade> = wants_upgrade.then(|| hyper::upgrade::on(&mut request));
-    prepare(&mut request, info, port, wants_upgrade);
+    prepare(&mut request, info, port, by_host, wants_upgrade);
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
         .preserve_header_case(true)
         .handshake(TokioIo::new(stream?))
         .await?;
     tokio::spawn(connection.with_upgrades());
     let mut response = sender.send_request(request).await?;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS
-        && let Some(client_side) = client_side
-    {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        // What is inside may say anything, also what nobody asked for.
+        let Some(client_side) = client_side else {
+            return Err("the sandbox has changed the protocol unasked".into());
+        };
         let sandbox_side = hyper::upgrade::on(&mut response);
         tokio::spawn(async move {
             if let (Ok(client), Ok(sandbox)) = (client_side.await, sandbox_side.await) {
@@ -172,7 +175,7 @@ where
 }
 
 /// Makes the request one for the server inside.
-fn prepare(request: &mut Request<Body>, info: &SandboxInfo, port: u16, wants_upgrade: bool) {
+fn prepare(request: &mut Request<Body>, info: &SandboxInfo, port: u16, by_host: bool, wants_upgrade: bool) {
     let path = request
         .uri()
         .path_and_query()
@@ -186,6 +189,10 @@ fn prepare(request: &mut Request<Body>, info: &SandboxInfo, port: u16, wants_upg
     headers.remove("e2b-sandbox-port");
     headers.remove("e2b-traffic-access-token");
     headers.remove("x-api-key");
+    if port != AGENT_PORT && !by_host {
+        // The agent's token is for the agent. (Under a port's own host name the header is the user's business.)
+        headers.remove("x-access-token");
+    }
     // An API key sent as a bearer token must not reach untrusted code either; the agent's `Basic` user must pass.
     let is_key = headers
         .get(AUTHORIZATION)

@@ -21,6 +21,8 @@ const MAX_DIFFERENCES: usize = 100_000;
 const MAX_ENTRIES: usize = 5_000_000;
 /// Deepest directory looked into.
 const MAX_DEPTH: usize = 256;
+/// Most bytes of contents compared: a program can make a file of exabytes that takes no room.
+const MAX_COMPARED_BYTES: u64 = 16 << 30;
 /// Bytes compared at once.
 const BLOCK_BYTES: usize = 64 << 10;
 
@@ -59,7 +61,9 @@ pub enum CompareError {
         source: io::Error,
     },
     /// There is more than is looked at.
-    #[error("there are more than {MAX_DIFFERENCES} differences, {MAX_ENTRIES} entries or {MAX_DEPTH} levels")]
+    #[error(
+        "there are more than {MAX_DIFFERENCES} differences, {MAX_ENTRIES} entries, {MAX_DEPTH} levels or {MAX_COMPARED_BYTES} bytes to compare"
+    )]
     TooMuch,
 }
 
@@ -89,6 +93,7 @@ pub fn compare_stacks(from: &[PathBuf], to: &[PathBuf]) -> Result<Vec<Difference
     let (from, to) = (Stack::open(from)?, Stack::open(to)?);
     let mut found = Vec::new();
     let mut looked_at = 0_usize;
+    let mut compared_bytes = 0_u64;
     let whole = |stack: &Stack<'_>| (0..stack.roots.len()).collect::<Vec<usize>>();
     let mut pending: Vec<(PathBuf, Contributors, Contributors)> = vec![(PathBuf::new(), whole(&from), whole(&to))];
     while let Some((directory, left, right)) = pending.pop() {
@@ -133,6 +138,13 @@ pub fn compare_stacks(from: &[PathBuf], to: &[PathBuf]) -> Result<Vec<Difference
                 (Seen::Leaf(one_layer, one_stat), Seen::Leaf(two_layer, two_stat)) => {
                     if same_inode(&one_stat, &two_stat) {
                         continue;
+                    }
+                    if one_stat.st_size == two_stat.st_size {
+                        compared_bytes =
+                            compared_bytes.saturating_add(u64::try_from(one_stat.st_size).unwrap_or(u64::MAX));
+                    }
+                    if compared_bytes > MAX_COMPARED_BYTES {
+                        return Err(CompareError::TooMuch);
                     }
                     if !same_content(&from, one_layer, &one_stat, &to, two_layer, &two_stat, &path)? {
                         note(DifferenceKind::Content);
@@ -439,6 +451,22 @@ mod tests {
             ]
         );
         assert!(compare_stacks(&from, &from).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_file_of_exabytes_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, two) = (
+            layer(dir.path(), "one", &[("f", "")]),
+            layer(dir.path(), "two", &[("f", "")]),
+        );
+        for layer in [&one, &two] {
+            // As much as the file system takes.
+            let file = fs::File::options().write(true).open(layer.join("f")).unwrap();
+            file.set_len(15 << 40).unwrap();
+        }
+        let found = compare_stacks(std::slice::from_ref(&one), std::slice::from_ref(&two));
+        assert!(matches!(found, Err(CompareError::TooMuch)), "{found:?}");
     }
 
     #[test]
