@@ -38,8 +38,9 @@ const EXIT_FAILURE: u8 = 125;
 const BLOCKING_THREADS: usize = 2;
 /// How long they stay when idle: a century, so that none is ever started later.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-/// Enough for file I/O, which is all that runs on these threads.
-const BLOCKING_STACK_BYTES: usize = 256 * 1024;
+/// Enough for file I/O, which is all that runs on these threads, and for the recursion of `create_dir_all` over the longest path: 2,048
+/// levels. Only what is used takes memory.
+const BLOCKING_STACK_BYTES: usize = 4 * 1024 * 1024;
 
 /// Why the agent could not run.
 #[derive(Debug, thiserror::Error)]

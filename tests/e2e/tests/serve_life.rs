@@ -1000,6 +1000,8 @@ def serve(c):
             more = c.recv(4096)
             if not more: break
             c.sendall(more.upper())
+    elif b"/unasked" in head:
+        c.sendall(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n")
     else:
         c.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(head) + head)
     c.close()
@@ -1043,6 +1045,22 @@ fn ports_are_reached_by_host_and_by_header_and_upgraded() {
             "{head}"
         );
         assert!(!head.contains(client.key()), "the key stays outside: {head}");
+        // So does the agent's token where a header names the port; what a port's own host name is sent is its own business.
+        let headers = [
+            sandbox.headers()[0],
+            ("E2b-Sandbox-Port", "8000"),
+            ("X-Access-Token", sandbox.token.as_str()),
+        ];
+        let answer = client.request("GET", "/", &headers, b"").expect("an answer");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert!(
+            !String::from_utf8_lossy(&answer.body).contains(&sandbox.token),
+            "{answer:?}"
+        );
+        let unasked = client
+            .request("GET", "/unasked", &[("Host", &host)], b"")
+            .expect("an answer");
+        assert_eq!(unasked.status, 502, "{unasked:?}");
         // Also where the path is one of ours.
         let ours = client
             .request("GET", "/sandboxes", &[("Host", &host)], b"")

@@ -11,6 +11,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use ringwall_sys::process::kill;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -89,7 +90,7 @@ pub fn freeze(record: &Record) -> Result<Frozen, FreezeError> {
             return Err(FreezeError::Stuck { pid, state });
         }
         for (pid, _) in moving {
-            drop(kill(pid, SIGSTOP));
+            signal_inside(pid, SIGSTOP);
         }
         sleep(Duration::from_micros(200));
     }
@@ -102,10 +103,28 @@ pub fn thaw(record: &Record, frozen: &Frozen) {
     }
     for pid in descendants(record.init) {
         if pid != record.init && !frozen.already_stopped.contains(&pid) {
-            drop(kill(pid, SIGCONT));
+            signal_inside(pid, SIGCONT);
         }
     }
     drop(kill(record.init, SIGCONT));
+}
+
+/// Signals a process of a sandbox, and no other that has got its pid since the pid was read: a program inside can make the pids go round.
+fn signal_inside(pid: i32, signal: i32) {
+    let handle = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    // Looked at with the handle in hand: the process that is signalled is the one that is looked at, or it is gone and nothing is.
+    if let (Some(handle), true) = (handle, is_in_inner_namespace(pid))
+        && let Some(signal) = Signal::from_named_raw(signal)
+    {
+        let _gone = pidfd_send_signal(handle, signal);
+    }
+}
+
+/// Returns whether a process has a pid in a namespace below ours: the host's own have one only (proc_pid_status(5), NSpid).
+fn is_in_inner_namespace(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    pids.is_some_and(|pids| pids.split_ascii_whitespace().count() > 1)
 }
 
 /// Returns the process and everything that descends from it.
@@ -181,4 +200,24 @@ fn running_thread(pid: i32) -> Option<char> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_of_the_host_is_never_signalled() {
+        // Its pid may have been a sandbox's a moment ago.
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        // Without a namespace of our own above it, or these tests would see their own.
+        let is_inner = is_in_inner_namespace(pid);
+        signal_inside(pid, SIGSTOP);
+        sleep(Duration::from_millis(50));
+        let state = kill_tree::stat(pid).unwrap().state;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(is_inner || state != b'T', "it was stopped");
+    }
 }
