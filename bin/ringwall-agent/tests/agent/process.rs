@@ -140,13 +140,14 @@ async fn a_terminal_has_a_size_and_input() {
     assert!(seen.starts_with("/dev/pts/"), "{seen}");
     let resize = json!({"process": {"pid": pid}, "pty": {"size": {"cols": 90, "rows": 20}}});
     assert_eq!(sandbox.unary("process.Process/Update", resize).await.status, 200);
-    let input = json!({"process": {"pid": pid}, "input": {"pty": encoded("hello\n")}});
-    assert_eq!(sandbox.unary("process.Process/SendInput", input).await.status, 200);
     let close = json!({"process": {"pid": pid}});
     assert_eq!(
         sandbox.unary("process.Process/CloseStdin", close).await.json()["code"],
         "failed_precondition"
     );
+    // Last, because with it the process ends.
+    let input = json!({"process": {"pid": pid}, "input": {"pty": encoded("hello\n")}});
+    assert_eq!(sandbox.unary("process.Process/SendInput", input).await.status, 200);
     let told = events.rest().await;
     let text = String::from_utf8_lossy(&told.pty);
     assert!(text.contains("20 90") && text.contains("got hello"), "{text}");
