@@ -1,0 +1,3 @@
+//! `ringwall-vmm`: one virtual machine per process.
+
+fn main() {}

@@ -1,0 +1,10 @@
+//! The devices of a virtual machine. Everything that a guest says is untrusted: copied once, checked, bounded.
+//!
+//! ```text
+//! vCPU thread: MMIO or port exit -> bus -> transport (registers) -> device (configuration space)
+//! VMM thread:  ioeventfd, or a device's own descriptor -> transport -> device -> used ring -> interrupt
+//! ```
+
+pub mod bus;
+pub mod interrupt;
+pub mod virtio;

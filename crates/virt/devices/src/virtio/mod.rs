@@ -1,0 +1,9 @@
+//! Virtio devices (VIRTIO 1.2): what is common to them. Each device has a folder.
+
+mod chain;
+mod device;
+mod queue;
+
+pub use chain::{Chain, ChainError, Segment};
+pub use device::{ActivateError, DeviceError, Fault, RestoreError, Session, Source, VirtioDevice};
+pub use queue::VirtQueue;

@@ -1,0 +1,1 @@
+//! A virtual machine: memory, vCPUs, device wiring, pause, snapshot and restore.
