@@ -51,6 +51,10 @@ pub(crate) struct Tally {
     unclaimed: u64,
     /// Skips that a suite's summary counted before their lines came.
     foretold: u64,
+    /// Tests of cargo's that failed, by name.
+    pub(crate) failures: Vec<String>,
+    /// Whether a list of failures is being read.
+    in_failures: bool,
 }
 
 impl Tally {
@@ -64,7 +68,19 @@ impl Tally {
                 self.unclaimed += 1
             }
         }
+        match line {
+            "failures:" => self.in_failures = true,
+            "successes:" => self.in_failures = false,
+            _ => {}
+        }
+        if let Some(name) = line.strip_prefix("    ").filter(|_| self.in_failures)
+            && is_test_name(name)
+            && !self.failures.iter().any(|known| known == name)
+        {
+            self.failures.push(name.to_owned());
+        }
         if let Some(result) = cargo_result(line) {
+            self.in_failures = false;
             // libtest knows no "skipped at run time": such a test says SKIPPED and returns, and libtest calls it passed.
             let renamed = self.unclaimed.min(result.passed);
             self.counts += Counts {
@@ -80,6 +96,13 @@ impl Tally {
             self.counts += suite;
         }
     }
+}
+
+fn is_test_name(text: &str) -> bool {
+    !text.is_empty()
+        && text
+            .chars()
+            .all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '_' | ':'))
 }
 
 /// The text after `SKIPPED:`. With --nocapture it may follow `test NAME ... ` on the same line.
@@ -131,6 +154,24 @@ mod tests {
             failed,
             skipped,
         }
+    }
+
+    #[test]
+    fn failed_tests_are_known_by_name() {
+        let seen = tally(&[
+            "successes:",
+            "    a::passes",
+            "failures:",
+            "---- a::fails stdout ----",
+            "    left: 3",
+            "failures:",
+            "    a::fails",
+            "    other",
+            "",
+            "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out",
+            "    not_this",
+        ]);
+        assert_eq!(seen.failures, ["a::fails", "other"]);
     }
 
     #[test]

@@ -72,14 +72,17 @@ pub(crate) fn run(args: &TestArgs) -> Result<bool, TestError> {
         // The tests that can run still do; those that lack a program say so themselves.
         println!("{}", with_causes(&error));
     }
-    let mut unit = with(
-        cargo(),
-        "test --workspace --exclude ringwall-e2e --exclude xtask --no-fail-fast -- --show-output",
-    );
-    if Path::new(IPYKERNEL).exists() {
-        unit.env(PYTHON_VARIABLE, "/usr/bin/python3");
-    }
-    runner.tests("unit", unit);
+    let unit = || {
+        let mut unit = with(
+            cargo(),
+            "test --workspace --exclude ringwall-e2e --exclude xtask --no-fail-fast -- --show-output",
+        );
+        if Path::new(IPYKERNEL).exists() {
+            unit.env(PYTHON_VARIABLE, "/usr/bin/python3");
+        }
+        unit
+    };
+    runner.tests_tried_twice("unit", unit(), |tests| only(unit(), tests));
     // Apart and without output: its tests print made-up summaries, which would be counted.
     runner.tests("xtask", with(cargo(), "test -p xtask --no-fail-fast"));
     if !args.quick {
@@ -110,11 +113,23 @@ fn release_stages(runner: &mut Runner, workspace: &Workspace) -> Result<(), Test
             StageOutcome::of_result(check().map_err(|error| with_causes(&error)))
         });
     }
-    let mut e2e = with(cargo(), "test -p ringwall-e2e --no-fail-fast -- --nocapture");
-    e2e.env(BINARY_VARIABLE, workspace.release_binary("ringwall")?);
-    e2e.env(ATTEMPTS_VARIABLE, workspace.release_binary("ringwall-attempts")?);
-    runner.tests("e2e", e2e);
+    let binaries = [
+        (BINARY_VARIABLE, workspace.release_binary("ringwall")?),
+        (ATTEMPTS_VARIABLE, workspace.release_binary("ringwall-attempts")?),
+    ];
+    let e2e = || {
+        let mut e2e = with(cargo(), "test -p ringwall-e2e --no-fail-fast -- --nocapture");
+        e2e.envs(binaries.iter().map(|(variable, binary)| (variable, binary)));
+        e2e
+    };
+    runner.tests_tried_twice("e2e", e2e(), |tests| only(e2e(), tests));
     Ok(())
+}
+
+/// Narrows a command of `cargo test`, which has words for the test programs already, to some tests.
+fn only(mut command: Command, tests: &[String]) -> Command {
+    command.arg("--exact").args(tests);
+    command
 }
 
 fn boot(machine: Machine) -> StageOutcome {
@@ -130,6 +145,7 @@ fn boot(machine: Machine) -> StageOutcome {
             counts: outcome.counts,
             reasons: outcome.reasons,
             problems: outcome.problems,
+            ..StageOutcome::default()
         },
         Err(error) => StageOutcome::broken(&with_causes(&error)),
     }

@@ -21,6 +21,8 @@ pub(crate) struct StageOutcome {
     pub(crate) reasons: Vec<String>,
     /// What is wrong beyond failed tests.
     pub(crate) problems: Vec<String>,
+    /// Tests that failed, and passed when they were run again alone.
+    pub(crate) flaky: Vec<String>,
 }
 
 impl StageOutcome {
@@ -117,13 +119,51 @@ impl Runner {
             judge(ended, tally)
         })
     }
+
+    /// Likewise; tests that failed are run once more, alone, by `again`, which is told their names. One that passes then is reported as
+    /// flaky, and is no failure: most tests measure time somewhere, and the machine may be anybody's. What is about escapes is never
+    /// tried twice: an attempt that succeeds once has succeeded.
+    pub(crate) fn tests_tried_twice(
+        &mut self,
+        name: &str,
+        command: Command,
+        again: impl FnOnce(&[String]) -> Command,
+    ) -> bool {
+        let logs = self.logs.clone();
+        self.call(name, || {
+            let (ended, tally) = follow(&logs, name, command);
+            let failures = tally.failures.clone();
+            let mut outcome = judge(ended, tally);
+            if failures.is_empty() || failures.len() > MOST_TRIED_TWICE || failures.iter().any(|test| is_final(test)) {
+                return outcome;
+            }
+            println!("\n=== {name}: once more: {}", failures.join(" "));
+            let (ended, second) = follow(&logs, &format!("{name} again"), again(&failures));
+            let wanted = u64::try_from(failures.len()).unwrap_or(u64::MAX);
+            if ended.is_ok() && second.counts.failed == 0 && second.counts.passed + second.counts.skipped >= wanted {
+                outcome.counts.passed += wanted;
+                outcome.counts.failed = 0;
+                outcome.problems.clear();
+                outcome.flaky = failures;
+            }
+            outcome
+        })
+    }
+}
+
+/// More failures than this are no accident.
+const MOST_TRIED_TWICE: usize = 8;
+
+/// Whether a test's first word is its last.
+fn is_final(test: &str) -> bool {
+    ["escape", "attempt"].iter().any(|word| test.contains(word))
 }
 
 fn judge(ended: Result<(), String>, tally: Tally) -> StageOutcome {
     let mut outcome = StageOutcome {
         counts: tally.counts,
         reasons: tally.reasons,
-        problems: Vec::new(),
+        ..StageOutcome::default()
     };
     if let Err(why) = ended {
         outcome.problems.push(why);
@@ -170,6 +210,54 @@ mod tests {
         runner.tests("a stage", command);
         assert!(logs.path().join("a-stage.log").exists());
         runner.stages.remove(0).outcome
+    }
+
+    /// Two failing tests; run again, `script` decides.
+    fn tried_twice(first: &str, script: &str) -> StageOutcome {
+        let logs = tempfile::tempdir().unwrap();
+        let sh = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            command
+        };
+        let text = format!(
+            "printf 'failures:\\n    {first}\\n    b\\ntest result: FAILED. 7 passed; 2 failed; 0 ignored; 0 measured\\n'; exit 101"
+        );
+        let mut runner = Runner::new(logs.path().to_owned());
+        runner.tests_tried_twice("a stage", sh(&text), |names| {
+            assert_eq!(names, ["a", "b"]);
+            sh(script)
+        });
+        runner.stages.remove(0).outcome
+    }
+
+    #[test]
+    fn a_failure_is_tried_again_and_reported_as_flaky() {
+        let outcome = tried_twice("a", "echo 'test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured'");
+        assert_eq!((outcome.counts.passed, outcome.counts.failed), (9, 0));
+        assert!(!outcome.is_failed());
+        assert_eq!(outcome.flaky, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_second_failure_or_a_missing_test_is_a_failure() {
+        for script in [
+            "echo 'test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured'; exit 101",
+            "echo 'test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured'",
+            "echo 'test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured'; exit 1",
+        ] {
+            let outcome = tried_twice("a", script);
+            assert!(outcome.is_failed() && outcome.counts.failed == 2, "{script}");
+        }
+    }
+
+    #[test]
+    fn an_escape_is_never_tried_twice() {
+        let outcome = tried_twice(
+            "no_escape_succeeds",
+            "echo 'test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured'",
+        );
+        assert_eq!(outcome.counts.failed, 2);
     }
 
     #[test]

@@ -27,6 +27,14 @@ pub(crate) fn render(stages: &[Stage]) -> String {
         row(&mut text, &stage.name, stage.took.as_secs_f64(), stage.outcome.counts);
     }
     row(&mut text, "total", seconds, total);
+    for stage in stages {
+        for test in &stage.outcome.flaky {
+            push(
+                &mut text,
+                format_args!("FLAKY: {}: {test} failed, and passed when run again\n", stage.name),
+            );
+        }
+    }
     for stage in stages.iter().filter(|stage| stage.outcome.is_failed()) {
         push(
             &mut text,
@@ -82,6 +90,7 @@ mod tests {
             counts,
             reasons,
             problems: vec!["exit status: 101".to_owned()],
+            flaky: vec!["now_and_then".to_owned()],
         };
         let unit = Stage {
             name: "unit".to_owned(),
