@@ -66,7 +66,8 @@ impl EntryPath {
         if raw.contains(&0) {
             return Err(Refusal::NulInPath);
         }
-        if raw.starts_with(b"/") {
+        // The root itself is what umoci's `insert` writes; nothing else absolute has a good reason.
+        if raw.starts_with(b"/") && raw != b"/" {
             return Err(Refusal::AbsolutePath);
         }
         let mut path = Vec::with_capacity(raw.len());
@@ -117,6 +118,7 @@ mod tests {
         assert_eq!(path.as_bytes(), b"a/b/c");
         assert_eq!(path.split(), Some((&b"a/b"[..], &b"c"[..])));
         assert_eq!(EntryPath::parse(b"./").expect("the root").split(), None);
+        assert_eq!(EntryPath::parse(b"/").expect("the root").split(), None);
         assert_eq!(
             EntryPath::parse(b"x").expect("valid").split(),
             Some((&b""[..], &b"x"[..]))
