@@ -160,9 +160,12 @@ fn standard_streams_pass_through() {
 
 /// Whether this process ignores a signal (proc_pid_status(5), SigIgn); its children then do too.
 fn is_ignored_here(signal: rustix::process::Signal) -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
-    let mask = u64::from_str_radix(mask.trim(), 16).unwrap();
+    let status = fs::read_to_string("/proc/self/status").expect("proc");
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .expect("a mask");
+    let mask = u64::from_str_radix(mask.trim(), 16).expect("hexadecimal");
     mask >> (signal.as_raw() - 1) & 1 == 1
 }
 
