@@ -1,0 +1,182 @@
+//! Guest memory on the host: anonymous pages at first, and after a restore a private mapping of the snapshot's file, so that clones share
+//! what none of them has written.
+//!
+//! The addresses never change during the life of a process: KVM's slots are made once, and a restore maps the file over them. That is
+//! what lets a VM be prepared before it is known what it will run.
+#![expect(
+    unsafe_code,
+    reason = "a file is mapped over memory that KVM and devices hold addresses of"
+)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd as _;
+
+use ringwall_arch::GuestRam;
+use rustix::mm::{MapFlags, ProtFlags};
+use thiserror::Error;
+use vm_memory::bitmap::AtomicBitmap;
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{GuestAddress, GuestMemoryBackend as _, GuestMemoryRegion as _, GuestRegionMmap};
+
+/// What the dirty bitmap and the snapshot's file count in, in bytes. Smaller than some hosts' pages (aarch64 has 16 and 64 KiB), never larger.
+pub const PAGE_BYTES: usize = 4096;
+
+/// Memory that can't be had.
+#[derive(Debug, Error)]
+pub enum MemoryError {
+    /// The kernel does not give it.
+    #[error("can't map {bytes} bytes of guest memory")]
+    Map {
+        /// How much was asked for.
+        bytes: u64,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The regions make no memory; a defect of ours.
+    #[error("the regions of guest memory overlap or are out of order")]
+    Regions,
+    /// A snapshot's memory file is shorter than the memory.
+    #[error("the memory file has {file} bytes, the VM {memory}")]
+    TooShort {
+        /// The file's length.
+        file: u64,
+        /// The memory's size.
+        memory: u64,
+    },
+}
+
+/// How guest memory is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MemoryOptions {
+    /// Keep a bitmap of the pages that devices write, for snapshots of differences.
+    pub track_dirty: bool,
+    /// 2 MiB pages (hugetlbfs); they must have been set aside on the host.
+    pub huge_pages: bool,
+}
+
+/// Makes guest memory of the given regions, all of it zero and none of it taken from the host yet.
+///
+/// # Errors
+/// See [`MemoryError`].
+pub fn create(regions: &[(GuestAddress, u64)], options: MemoryOptions) -> Result<GuestRam, MemoryError> {
+    let made: Result<Vec<_>, _> = regions
+        .iter()
+        .map(|&(base, bytes)| create_region(base, bytes, options))
+        .collect();
+    GuestRam::from_regions(made?).map_err(|_| MemoryError::Regions)
+}
+
+fn create_region(
+    base: GuestAddress,
+    bytes: u64,
+    options: MemoryOptions,
+) -> Result<GuestRegionMmap<Option<AtomicBitmap>>, MemoryError> {
+    let map_error = |source| MemoryError::Map { bytes, source };
+    let size = usize::try_from(bytes).map_err(|_| map_error(io::ErrorKind::OutOfMemory.into()))?;
+    let page = const { std::num::NonZero::new(PAGE_BYTES).expect("it is not zero") };
+    let bitmap = options.track_dirty.then(|| AtomicBitmap::new(size, page));
+    let mut flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+    if options.huge_pages {
+        flags |= MapFlags::HUGETLB | MapFlags::HUGE_2MB;
+    }
+    // libc's MAP_ANONYMOUS has no name in rustix, which has a function of its own for it.
+    let flags = i32::try_from(flags.bits()).unwrap_or_default() | libc_map_anonymous();
+    let prot = i32::try_from((ProtFlags::READ | ProtFlags::WRITE).bits()).unwrap_or_default();
+    let mapping = MmapRegionBuilder::new_with_bitmap(size, bitmap)
+        .with_mmap_prot(prot)
+        .with_mmap_flags(flags)
+        .build()
+        .map_err(|error| map_error(io::Error::other(error)))?;
+    GuestRegionMmap::new(mapping, base).ok_or(MemoryError::Regions)
+}
+
+/// `MAP_ANONYMOUS` of `asm-generic/mman-common.h`, the same on both architectures.
+const fn libc_map_anonymous() -> i32 {
+    0x20
+}
+
+/// Maps a snapshot's memory file over the memory, privately: pages are read when they are touched, and writes stay ours. The file holds
+/// the regions one after the other.
+///
+/// The caller vouches that the file is not made shorter while the VM lives; the kernel would end the process then.
+///
+/// # Errors
+/// See [`MemoryError`]; the memory may be partly replaced then, and the VM must not run.
+pub fn map_over(memory: &GuestRam, file: &File) -> Result<(), MemoryError> {
+    let wanted: u64 = memory.iter().map(vm_memory::GuestMemoryRegion::len).sum();
+    let map_error = |source: io::Error| MemoryError::Map { bytes: wanted, source };
+    let length = file.metadata().map_err(map_error)?.len();
+    if length < wanted {
+        return Err(MemoryError::TooShort {
+            file: length,
+            memory: wanted,
+        });
+    }
+    let mut offset = 0;
+    for region in memory.iter() {
+        let size = usize::try_from(region.len()).map_err(|_| MemoryError::Regions)?;
+        // SAFETY: the range is exactly one mapping that `create` made and that `region` keeps alive; it stays mapped and writable, and guest
+        // memory is only ever accessed volatilely, so that its contents may change under everybody.
+        let mapped = unsafe {
+            rustix::mm::mmap(
+                region.as_ptr().cast(),
+                size,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED,
+                file.as_fd(),
+                offset,
+            )
+        };
+        mapped.map_err(|error| map_error(error.into()))?;
+        offset += region.len();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Seek as _, Write as _};
+    use vm_memory::Bytes as _;
+
+    fn two_regions() -> GuestRam {
+        let regions = [(GuestAddress(0), 1 << 20), (GuestAddress(4 << 30), 2 << 20)];
+        create(&regions, MemoryOptions::default()).unwrap()
+    }
+
+    #[test]
+    fn a_file_is_mapped_over_and_writes_stay_private() {
+        let memory = two_regions();
+        memory.write_obj(7_u64, GuestAddress(4096)).unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        file.set_len(3 << 20).unwrap();
+        file.seek(io::SeekFrom::Start(1 << 20)).unwrap();
+        file.write_all(b"second").unwrap();
+        map_over(&memory, &file).unwrap();
+        assert_eq!(memory.read_obj::<u64>(GuestAddress(4096)).unwrap(), 0);
+        let mut seen = [0; 6];
+        memory.read_slice(&mut seen, GuestAddress(4 << 30)).unwrap();
+        assert_eq!(&seen, b"second");
+        memory.write_slice(b"mine!!", GuestAddress(4 << 30)).unwrap();
+        file.seek(io::SeekFrom::Start(1 << 20)).unwrap();
+        io::Read::read_exact(&mut file, &mut seen).unwrap();
+        assert_eq!(&seen, b"second");
+    }
+
+    #[test]
+    fn a_short_file_is_refused() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len((3 << 20) - 1).unwrap();
+        let error = map_over(&two_regions(), &file).unwrap_err();
+        assert_eq!(error.to_string(), "the memory file has 3145727 bytes, the VM 3145728");
+    }
+
+    #[test]
+    fn more_than_the_address_space_is_an_error() {
+        let regions = [(GuestAddress(0), 1 << 62)];
+        let error = create(&regions, MemoryOptions::default()).unwrap_err();
+        assert_eq!(error.to_string(), "can't map 4611686018427387904 bytes of guest memory");
+    }
+}

@@ -1,0 +1,4 @@
+//! Snapshots: a state file that says what it is, and a memory file with holes.
+
+pub mod memory_file;
+pub mod state_file;

@@ -1,0 +1,358 @@
+//! A vCPU's thread: runs the guest until it is told to pause, and carries the guest's accesses to the devices.
+//!
+//! ```text
+//! VMM thread --command, then a signal--> vCPU thread: KVM_RUN returns EINTR -> command
+//! vCPU thread --event, then a wake-----> VMM thread
+//! ```
+//!
+//! The signal can come between the look for commands and KVM_RUN, and is then lost on the guest's next exit. So it is sent again until
+//! the command is answered.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use ringwall_arch::native;
+use ringwall_devices::bus::Bus;
+use thiserror::Error;
+use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::signal::{Killable as _, SIGRTMIN, register_signal_handler};
+
+/// How long a command waits before the signal is sent again.
+const SIGNAL_AGAIN: Duration = Duration::from_millis(1);
+/// How long a vCPU has to answer: KVM_RUN returns at once on a signal unless the host's kernel is stuck.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// `KVM_SYSTEM_EVENT_SHUTDOWN`, `_RESET`, `_CRASH` (linux/kvm.h): what PSCI and others ask for.
+const SYSTEM_EVENT_SHUTDOWN: u32 = 1;
+const SYSTEM_EVENT_RESET: u32 = 2;
+
+/// What the guest reaches.
+#[derive(Debug, Default)]
+pub struct Buses {
+    /// Devices in memory.
+    pub mmio: Bus,
+    /// Devices behind ports; empty on aarch64.
+    pub ports: Bus,
+}
+
+/// What a vCPU says by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VcpuEvent {
+    /// The guest asked the firmware (PSCI) to switch off.
+    Shutdown,
+    /// The guest asked for a reset, or x86's triple fault made one.
+    Reset,
+    /// The vCPU can't go on.
+    Failed {
+        /// Which.
+        vcpu: u8,
+        /// Why.
+        why: String,
+    },
+}
+
+/// A vCPU that does not do what it is told.
+#[derive(Debug, Error)]
+pub enum VcpuError {
+    /// Its thread has ended.
+    #[error("vCPU {0} has ended")]
+    Ended(u8),
+    /// It does not answer.
+    #[error("vCPU {0} does not answer")]
+    Stuck(u8),
+    /// The thread can't be started.
+    #[error("can't start a vCPU's thread")]
+    Spawn(#[source] io::Error),
+    /// Its state can't be read.
+    #[error("can't save vCPU {vcpu}")]
+    Save {
+        /// Which.
+        vcpu: u8,
+        /// What KVM said.
+        #[source]
+        source: native::SaveVcpuError,
+    },
+}
+
+enum Command {
+    Pause(SyncSender<()>),
+    Resume(SyncSender<()>),
+    Save(SyncSender<Result<native::VcpuState, native::SaveVcpuError>>),
+    Stop,
+}
+
+/// The VMM's end of a vCPU's thread. It starts paused, and ends when this is dropped.
+#[derive(Debug)]
+pub struct VcpuHandle {
+    index: u8,
+    commands: Sender<Command>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What a vCPU's thread works with.
+#[derive(Debug, Clone)]
+pub struct VcpuContext {
+    /// What the guest reaches.
+    pub buses: Arc<Buses>,
+    /// Where events go.
+    pub events: Sender<VcpuEvent>,
+    /// Wakes the VMM's thread.
+    pub wake: Arc<EventFd>,
+    /// Shared by all vCPU threads' system-call filters; run once on each thread before the guest.
+    pub on_start: fn(),
+}
+
+/// Signal that gets a vCPU out of KVM_RUN.
+fn kick_signal() -> i32 {
+    SIGRTMIN()
+}
+
+/// Makes the signal harmless. Once for a process, before the first vCPU.
+///
+/// # Errors
+/// What sigaction(2) says.
+pub fn install_kick() -> io::Result<()> {
+    extern "C" fn nothing(_: i32, _: *mut vmm_sys_util::signal::siginfo_t, _: *mut std::ffi::c_void) {}
+    register_signal_handler(kick_signal(), nothing).map_err(|error| io::Error::from_raw_os_error(error.errno()))
+}
+
+impl VcpuHandle {
+    /// Starts the thread of a vCPU.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub fn start(index: u8, vcpu: VcpuFd, context: VcpuContext) -> Result<Self, VcpuError> {
+        let (commands, received) = channel();
+        let thread = std::thread::Builder::new()
+            .name(format!("vcpu{index}"))
+            .stack_size(256 << 10)
+            .spawn(move || {
+                (context.on_start)();
+                Worker {
+                    index,
+                    vcpu,
+                    context,
+                    running: false,
+                }
+                .work(&received);
+            })
+            .map_err(VcpuError::Spawn)?;
+        Ok(VcpuHandle {
+            index,
+            commands,
+            thread: Some(thread),
+        })
+    }
+
+    /// Sends a command and signals until it is answered.
+    fn ask<T>(&self, command: impl FnOnce(SyncSender<T>) -> Command) -> Result<T, VcpuError> {
+        let (reply, answer) = sync_channel(1);
+        self.commands
+            .send(command(reply))
+            .map_err(|_| VcpuError::Ended(self.index))?;
+        let begun = Instant::now();
+        loop {
+            self.kick();
+            match answer.recv_timeout(SIGNAL_AGAIN) {
+                Ok(answer) => return Ok(answer),
+                Err(RecvTimeoutError::Disconnected) => return Err(VcpuError::Ended(self.index)),
+                Err(RecvTimeoutError::Timeout) if begun.elapsed() > PATIENCE => {
+                    return Err(VcpuError::Stuck(self.index));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    fn kick(&self) {
+        if let Some(thread) = &self.thread
+            && !thread.is_finished()
+        {
+            // A thread that has just ended needs no signal.
+            let _gone = thread.kill(kick_signal());
+        }
+    }
+
+    /// Stops running the guest; returns when it does not run any more, with the last exit completed.
+    ///
+    /// # Errors
+    /// See [`VcpuError`].
+    pub fn pause(&self) -> Result<(), VcpuError> {
+        self.ask(Command::Pause)
+    }
+
+    /// Runs the guest.
+    ///
+    /// # Errors
+    /// See [`VcpuError`].
+    pub fn resume(&self) -> Result<(), VcpuError> {
+        self.ask(Command::Resume)
+    }
+
+    /// Reads the state of a paused vCPU.
+    ///
+    /// # Errors
+    /// See [`VcpuError`].
+    pub fn save(&self) -> Result<native::VcpuState, VcpuError> {
+        self.ask(Command::Save)?.map_err(|source| VcpuError::Save {
+            vcpu: self.index,
+            source,
+        })
+    }
+}
+
+impl Drop for VcpuHandle {
+    fn drop(&mut self) {
+        let _ended = self.commands.send(Command::Stop);
+        let Some(thread) = self.thread.take() else { return };
+        let begun = Instant::now();
+        while !thread.is_finished() && begun.elapsed() < PATIENCE {
+            let _gone = thread.kill(kick_signal());
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        if thread.is_finished() {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+struct Worker {
+    index: u8,
+    vcpu: VcpuFd,
+    context: VcpuContext,
+    running: bool,
+}
+
+/// Whether the guest may go on.
+enum Next {
+    Run,
+    /// It can't: the event was sent, and the vCPU waits for its end.
+    Halt,
+}
+
+impl Worker {
+    fn work(mut self, commands: &Receiver<Command>) {
+        loop {
+            let command = if self.running {
+                commands.try_recv().ok()
+            } else {
+                match commands.recv() {
+                    Ok(command) => Some(command),
+                    Err(_) => return,
+                }
+            };
+            match command {
+                Some(Command::Pause(reply)) => {
+                    self.complete_exit();
+                    self.running = false;
+                    let _nobody = reply.send(());
+                }
+                Some(Command::Resume(reply)) => {
+                    self.running = true;
+                    let _nobody = reply.send(());
+                }
+                Some(Command::Save(reply)) => {
+                    let _nobody = reply.send(native::save_vcpu(&self.vcpu));
+                }
+                Some(Command::Stop) => return,
+                None => {
+                    if let Next::Halt = self.run() {
+                        self.running = false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets KVM finish the last exit without running the guest: until then the registers don't have what the guest has read
+    /// (Documentation/virt/kvm/api.rst, KVM_RUN, the note on KVM_EXIT_IO and KVM_EXIT_MMIO).
+    fn complete_exit(&mut self) {
+        self.vcpu.set_kvm_immediate_exit(1);
+        // An exit that spans pages comes in two parts; each must be answered. Two are the most.
+        for _ in 0..4 {
+            if let Step::Interrupted = self.step() {
+                break;
+            }
+        }
+        self.vcpu.set_kvm_immediate_exit(0);
+    }
+
+    fn run(&mut self) -> Next {
+        match self.step() {
+            Step::Done | Step::Interrupted => Next::Run,
+            Step::Event(event) => {
+                let _nobody = self.context.events.send(event);
+                let _full = self.context.wake.write(1);
+                Next::Halt
+            }
+        }
+    }
+
+    fn step(&mut self) -> Step {
+        let buses = &self.context.buses;
+        let failed = |why: String| {
+            Step::Event(VcpuEvent::Failed {
+                vcpu: self.index,
+                why,
+            })
+        };
+        match self.vcpu.run() {
+            Ok(VcpuExit::IoOut(port, data)) => {
+                buses.ports.write(u64::from(port), data);
+                Step::Done
+            }
+            Ok(VcpuExit::IoIn(port, data)) => {
+                // What nobody answers floats high, as on a PC.
+                if !buses.ports.read(u64::from(port), data) {
+                    data.fill(0xff);
+                }
+                Step::Done
+            }
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                buses.mmio.write(address, data);
+                if is_status(address) {
+                    // A device may have begun or ceased to work: the VMM looks which descriptors it must wait on.
+                    let _full = self.context.wake.write(1);
+                }
+                Step::Done
+            }
+            Ok(VcpuExit::MmioRead(address, data)) => {
+                if !buses.mmio.read(address, data) {
+                    data.fill(0);
+                }
+                Step::Done
+            }
+            // Without vCPUs in user space, HLT and WFI are the kernel's; this one means that there is no interrupt to wait for.
+            Ok(VcpuExit::Hlt | VcpuExit::Intr | VcpuExit::IrqWindowOpen) => Step::Done,
+            Ok(VcpuExit::Shutdown) => Step::Event(VcpuEvent::Reset),
+            Ok(VcpuExit::SystemEvent(SYSTEM_EVENT_SHUTDOWN, _)) => Step::Event(VcpuEvent::Shutdown),
+            Ok(VcpuExit::SystemEvent(SYSTEM_EVENT_RESET, _)) => Step::Event(VcpuEvent::Reset),
+            Ok(VcpuExit::FailEntry(reason, cpu)) => {
+                failed(format!("the host's processor refused to enter the guest: reason {reason:#x}, cpu {cpu}"))
+            }
+            Ok(VcpuExit::InternalError) => failed("KVM could not emulate an instruction of the guest".to_owned()),
+            Ok(other) => failed(format!("an exit that is not expected: {other:?}")),
+            Err(error) => match error.errno() {
+                EINTR | EAGAIN => Step::Interrupted,
+                errno => failed(format!("KVM_RUN: {}", io::Error::from_raw_os_error(errno))),
+            },
+        }
+    }
+}
+
+enum Step {
+    Done,
+    Interrupted,
+    Event(VcpuEvent),
+}
+
+const EINTR: i32 = rustix::io::Errno::INTR.raw_os_error();
+const EAGAIN: i32 = rustix::io::Errno::AGAIN.raw_os_error();
+
+/// Whether an address is that of some device's status register (VIRTIO 1.2 §4.2.2: 0x070 of its page).
+const fn is_status(address: u64) -> bool {
+    address & 0xfff == 0x70
+}
