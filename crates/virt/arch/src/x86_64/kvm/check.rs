@@ -1,0 +1,60 @@
+//! What KVM must be able to do.
+
+use kvm_ioctls::{Cap, Kvm};
+
+/// What this host's KVM lacks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MissingCapability {
+    /// KVM speaks another version of its interface; 12 has been the only one since Linux 2.6.22.
+    #[error("KVM's interface has version {found}, not 12")]
+    Version {
+        /// Its version.
+        found: i32,
+    },
+    /// A capability that no virtual machine can do without.
+    #[error("KVM does not offer {names}", names = .names.join(", "))]
+    Capabilities {
+        /// Their names in Documentation/virt/kvm/api.rst.
+        names: Vec<&'static str>,
+    },
+}
+
+/// All capabilities without which no virtual machine is made.
+const REQUIRED: [(Cap, &str); 15] = [
+    (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
+    (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
+    (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR"),
+    (Cap::SetIdentityMapAddr, "KVM_CAP_SET_IDENTITY_MAP_ADDR"),
+    (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"),
+    (Cap::Pit2, "KVM_CAP_PIT2"),
+    (Cap::PitState2, "KVM_CAP_PIT_STATE2"),
+    (Cap::Irqfd, "KVM_CAP_IRQFD"),
+    (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
+    (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
+    (Cap::MpState, "KVM_CAP_MP_STATE"),
+    (Cap::VcpuEvents, "KVM_CAP_VCPU_EVENTS"),
+    (Cap::Debugregs, "KVM_CAP_DEBUGREGS"),
+    (Cap::Xsave, "KVM_CAP_XSAVE"),
+    (Cap::AdjustClock, "KVM_CAP_ADJUST_CLOCK"),
+];
+
+/// Says whether this host's KVM can do what every virtual machine needs.
+///
+/// # Errors
+/// Everything that is missing.
+pub fn check(kvm: &Kvm) -> Result<(), MissingCapability> {
+    match kvm.get_api_version() {
+        12 => {}
+        found => return Err(MissingCapability::Version { found }),
+    }
+    let names: Vec<_> = REQUIRED
+        .iter()
+        .filter(|(capability, _)| !kvm.check_extension(*capability))
+        .map(|(_, name)| *name)
+        .collect();
+    if names.is_empty() {
+        Ok(())
+    } else {
+        Err(MissingCapability::Capabilities { names })
+    }
+}
