@@ -17,6 +17,7 @@ mod architecture;
 mod board;
 mod load;
 mod memory;
+mod state;
 
 pub mod aarch64;
 pub mod x86_64;

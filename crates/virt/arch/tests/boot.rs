@@ -1,7 +1,11 @@
 //! A guest of our own boots, natively: what the pure tests can't show, that KVM and a processor take the values.
 #![cfg(target_arch = "x86_64")]
 #![expect(unsafe_code, reason = "guest memory is given to KVM by its address")]
-#![expect(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test: it may panic, and its numbers are small")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test: it may panic and print, and its numbers are small"
+)]
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -11,7 +15,7 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use ringwall_arch::native::{self, Platform, PlatformOptions, layout};
 use ringwall_arch::{Board, GuestRam, anonymous_ram};
-use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 const RAM_BYTES: u64 = 64 << 20;
 const SERIAL_PORT: u16 = 0x3f8;
@@ -128,4 +132,44 @@ fn a_kernel_boots_by_pvh() {
     machine.boot(&payload("boot"));
     assert_eq!(machine.serial(9), "KBOOT\nabc");
     let _: &VmFd = &machine.vm;
+}
+
+#[test]
+fn a_saved_guest_goes_on_in_another_machine() {
+    let Some(kvm) = kvm() else { return };
+    let mut first = Machine::new(&kvm, 2);
+    first.boot(&payload("boot"));
+    assert_eq!(first.serial(6), "KBOOT\n");
+    // The last `out` is completed before anything is read.
+    first.vcpus[0].set_kvm_immediate_exit(1);
+    assert_eq!(first.vcpus[0].run().unwrap_err().errno(), 4, "EINTR");
+    let vcpus: Vec<String> = first
+        .vcpus
+        .iter()
+        .map(|vcpu| serde_json::to_string(&first.platform.save_vcpu(vcpu).unwrap()).unwrap())
+        .collect();
+    let platform = serde_json::to_string(&first.platform.save(&first.vm).unwrap()).unwrap();
+    let memory: Vec<u8> = {
+        let mut bytes = vec![0; RAM_BYTES as usize];
+        first.ram.read_slice(&mut bytes, GuestAddress(0)).unwrap();
+        bytes
+    };
+    drop(first);
+
+    let mut second = Machine::new(&kvm, 2);
+    second.ram.write_slice(&memory, GuestAddress(0)).unwrap();
+    for (vcpu, state) in second.vcpus.iter().zip(&vcpus) {
+        second
+            .platform
+            .restore_vcpu(vcpu, &serde_json::from_str(state).unwrap())
+            .unwrap();
+    }
+    second
+        .platform
+        .restore(&second.vm, &serde_json::from_str(&platform).unwrap())
+        .unwrap();
+    for vcpu in &second.vcpus {
+        native::tell_of_pause(vcpu).unwrap();
+    }
+    assert_eq!(second.serial(27), "abcdefghijklmnopqrstuvwxyza");
 }

@@ -7,6 +7,7 @@ mod cpuid;
 mod elf;
 mod gdt;
 mod kernel;
+mod msrs;
 mod pvh;
 mod registers;
 

@@ -2,8 +2,14 @@
 
 mod check;
 mod platform;
+mod restore;
+mod save;
+mod state;
 mod vcpu;
+mod xsave;
 
 pub use check::{MissingCapability, check};
 pub use platform::{Platform, PlatformError, PlatformOptions};
+pub use restore::tell_of_pause;
+pub use state::{PlatformState, VcpuState};
 pub use vcpu::{VcpuError, Warning, set_boot_registers};

@@ -7,7 +7,9 @@ use vmm_sys_util::errno;
 use crate::board::{GicDescription, MAX_VCPUS};
 use crate::x86_64::cpuid::CpuidEntry;
 use crate::x86_64::kvm::vcpu::{self, VcpuError, Warning};
+use crate::x86_64::kvm::xsave::XsaveSize;
 use crate::x86_64::layout::{KVM_IDENTITY_MAP, KVM_TSS};
+use crate::x86_64::msrs;
 
 /// What a platform is made for.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +49,9 @@ pub struct Platform {
     pub(super) vcpus: u8,
     pub(super) supported: Vec<CpuidEntry>,
     pub(super) tsc_deadline: bool,
+    pub(super) xsave: XsaveSize,
+    /// The MSRs that are saved, the time stamp counter first and its deadline last.
+    pub(super) msrs: Vec<u32>,
 }
 
 impl Platform {
@@ -74,6 +79,11 @@ impl Platform {
             vcpus: options.vcpus,
             supported: vcpu::supported_cpuid(kvm).map_err(refused("KVM_GET_SUPPORTED_CPUID"))?,
             tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
+            xsave: XsaveSize::of(vm),
+            msrs: kvm
+                .get_msr_index_list()
+                .map(|list| msrs::to_save(list.as_slice()))
+                .map_err(refused("KVM_GET_MSR_INDEX_LIST"))?,
         })
     }
 

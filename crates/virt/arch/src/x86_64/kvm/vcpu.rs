@@ -35,6 +35,14 @@ pub enum VcpuError {
         /// How many.
         count: usize,
     },
+    /// The saved extended registers are larger than this host's.
+    #[error("{bytes} bytes of extended registers, more than the {most} that KVM takes")]
+    ExtendedRegisters {
+        /// How many bytes there are.
+        bytes: usize,
+        /// How many this host takes.
+        most: usize,
+    },
     /// There is no vCPU with this index.
     #[error("no vCPU has index {index}")]
     NoSuchVcpu {

@@ -1,0 +1,81 @@
+//! Restoring, in the order that KVM wants:
+//!
+//! 1. CPUID: it decides which MSRs, extended registers and control bits there are; since Linux 6.13 KVM refuses MSRs that CPUID does
+//!    not have.
+//! 2. The counter's frequency, before its value.
+//! 3. MP state: what waits for INIT and SIPI does not lose them later.
+//! 4. General and special registers; the latter hold the local APIC's base and mode, and paging, on which the next depend.
+//! 5. XCR0, then the extended registers that it enables.
+//! 6. Debug registers.
+//! 7. The local APIC: its timer's mode must be there before a deadline is written.
+//! 8. MSRs: counter first, deadline last.
+//! 9. Pending events last: nothing above may drop or inject them.
+//!
+//! Then, when all vCPUs are in place, the platform: the PIT, and the interrupt controllers, whose pending interrupts are delivered into
+//! the local APICs at that moment (earlier they would be overwritten); the clock last, relative to the counters that are now right.
+
+use kvm_ioctls::{VcpuFd, VmFd};
+
+use crate::x86_64::kvm::platform::{Platform, PlatformError, refused as platform_refused};
+use crate::x86_64::kvm::save::CHIPS;
+use crate::x86_64::kvm::state::{Chip, PlatformState, VcpuState};
+use crate::x86_64::kvm::vcpu::{VcpuError, refused, set_cpuid, set_msrs};
+use crate::x86_64::kvm::xsave;
+
+impl Platform {
+    /// Restores a vCPU that has not run.
+    ///
+    /// # Errors
+    /// KVM refuses a value: the state is of another host, or forged.
+    pub fn restore_vcpu(&self, vcpu: &VcpuFd, state: &VcpuState) -> Result<(), VcpuError> {
+        set_cpuid(vcpu, state.cpuid.as_slice())?;
+        if let Some(khz) = state.tsc_khz
+            && vcpu.get_tsc_khz().is_ok_and(|now| now != khz)
+        {
+            vcpu.set_tsc_khz(khz).map_err(refused("KVM_SET_TSC_KHZ"))?;
+        }
+        vcpu.set_mp_state(state.mp_state).map_err(refused("KVM_SET_MP_STATE"))?;
+        vcpu.set_regs(&state.regs).map_err(refused("KVM_SET_REGS"))?;
+        vcpu.set_sregs(&state.sregs).map_err(refused("KVM_SET_SREGS"))?;
+        vcpu.set_xcrs(&state.xcrs).map_err(refused("KVM_SET_XCRS"))?;
+        xsave::set(vcpu, self.xsave, &state.xsave)?;
+        vcpu.set_debug_regs(&state.debugregs)
+            .map_err(refused("KVM_SET_DEBUGREGS"))?;
+        vcpu.set_lapic(&state.lapic).map_err(refused("KVM_SET_LAPIC"))?;
+        set_msrs(vcpu, state.msrs.as_slice())?;
+        vcpu.set_vcpu_events(&state.events)
+            .map_err(refused("KVM_SET_VCPU_EVENTS"))
+    }
+
+    /// Restores what is no vCPU's, after all vCPUs are restored and before any runs.
+    ///
+    /// The guest's clock goes on where it stopped: it does not jump.
+    ///
+    /// # Errors
+    /// KVM refuses a value: the state is of another host, or forged.
+    pub fn restore(&self, vm: &VmFd, state: &PlatformState) -> Result<(), PlatformError> {
+        vm.set_pit2(&state.pit).map_err(platform_refused("KVM_SET_PIT2"))?;
+        for (Chip(chip), id) in state.chips.iter().zip(CHIPS) {
+            let mut chip = *chip;
+            chip.chip_id = id; // each to its own, whatever the snapshot says
+            vm.set_irqchip(&chip).map_err(platform_refused("KVM_SET_IRQCHIP"))?;
+        }
+        let mut clock = state.clock;
+        clock.flags = 0;
+        vm.set_clock(&clock).map_err(platform_refused("KVM_SET_CLOCK"))
+    }
+}
+
+/// Tells the guest that it did not run for a while, so that it does not take this for a stuck CPU (`KVM_KVMCLOCK_CTRL`). Call for each
+/// vCPU after a pause. A guest that does not use kvm-clock is not told, and that is no error.
+///
+/// # Errors
+/// What KVM refuses.
+pub fn tell_of_pause(vcpu: &VcpuFd) -> Result<(), VcpuError> {
+    /// `EINVAL`: the guest has no kvm-clock.
+    const EINVAL: i32 = 22;
+    match vcpu.kvmclock_ctrl() {
+        Err(error) if error.errno() == EINVAL => Ok(()),
+        result => result.map_err(refused("KVM_KVMCLOCK_CTRL")),
+    }
+}
