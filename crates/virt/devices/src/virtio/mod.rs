@@ -3,6 +3,8 @@
 mod chain;
 mod device;
 mod queue;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use chain::{Chain, ChainError, Segment};
 pub use device::{ActivateError, DeviceError, Fault, RestoreError, Session, Source, VirtioDevice};
