@@ -2,7 +2,9 @@
 
 mod chain;
 mod device;
+pub mod mmio;
 mod queue;
+pub mod rng;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
