@@ -6,5 +6,9 @@
 //! ```
 
 pub mod bus;
+pub mod event;
+pub mod guest_log;
 pub mod interrupt;
+pub mod serial;
+pub mod system_control;
 pub mod virtio;

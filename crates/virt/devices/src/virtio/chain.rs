@@ -2,12 +2,12 @@
 
 use ringwall_arch::GuestRam;
 use thiserror::Error;
-use vm_memory::{Bytes as _, GuestAddress, GuestMemory as _, Permissions};
+use vm_memory::{Bytes as _, GuestAddress, GuestMemory, GuestMemoryBackend as _, Permissions};
 
 /// Most bytes that one chain may name, both directions together: far above any request, far below what could overflow.
 const MAX_CHAIN_BYTES: u64 = 1 << 30;
 /// `struct virtq_desc` (§2.7.5): its size, and flags.
-const DESCRIPTOR_BYTES: u64 = 16;
+pub(super) const DESCRIPTOR_BYTES: usize = 16;
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
@@ -38,8 +38,8 @@ pub enum ChainError {
     /// The rings don't lie in memory, or are not aligned.
     #[error("the rings are not in memory or not aligned")]
     BadRings,
-    /// More chains are said to be available than the queue has places.
-    #[error("the available index {available} is more than the queue's size past {seen}")]
+    /// More chains are said to be available than the queue has places that are not in flight.
+    #[error("the available index {available} is more than the queue has room for past {seen}")]
     TooManyAvailable {
         /// What the ring says.
         available: u16,
@@ -74,11 +74,17 @@ pub enum ChainError {
 }
 
 impl Chain {
-    /// Walks the chain at `head` of a descriptor table with `size` places.
+    /// Walks the chain at `head` of a descriptor table with `size` places. Each descriptor is copied once and never read again: the
+    /// guest may rewrite the table meanwhile.
     ///
     /// # Errors
     /// See [`ChainError`].
     pub(super) fn walk(memory: &GuestRam, table: u64, size: u16, head: u16) -> Result<Self, ChainError> {
+        // Found once for the whole walk: the look-up of the region would be most of the cost of a descriptor.
+        let table_bytes = usize::from(size) * DESCRIPTOR_BYTES;
+        let table = memory
+            .get_slice(GuestAddress(table), table_bytes)
+            .map_err(|_| ChainError::BadRings)?;
         let mut chain = Chain {
             head,
             readable: Vec::new(),
@@ -89,10 +95,9 @@ impl Chain {
             if index >= size {
                 return Err(ChainError::BadIndex(index));
             }
-            let place = table
-                .checked_add(u64::from(index) * DESCRIPTOR_BYTES)
-                .ok_or(ChainError::BadRings)?;
-            let raw: [u8; 16] = memory.read_obj(GuestAddress(place)).map_err(|_| ChainError::BadRings)?;
+            let raw: [u8; DESCRIPTOR_BYTES] = table
+                .read_obj(usize::from(index) * DESCRIPTOR_BYTES)
+                .map_err(|_| ChainError::BadRings)?;
             let [a0, a1, a2, a3, a4, a5, a6, a7, l0, l1, l2, l3, f0, f1, n0, n1] = raw;
             let address = u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]);
             let bytes = u32::from_le_bytes([l0, l1, l2, l3]);
@@ -123,7 +128,7 @@ impl Chain {
         }
         let length = usize::try_from(bytes).unwrap_or(usize::MAX);
         let access = if write { Permissions::Write } else { Permissions::Read };
-        if !memory.check_range(GuestAddress(address), length, access) {
+        if !GuestMemory::check_range(memory, GuestAddress(address), length, access) {
             return Err(ChainError::Unmapped { index, address, bytes });
         }
         let segment = Segment {

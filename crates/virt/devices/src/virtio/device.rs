@@ -128,7 +128,9 @@ pub enum RestoreError {
 
 /// A virtio device, as its transport sees it. All calls come under the transport's lock: `read_config` and `write_config` from vCPU
 /// threads, everything else from the VMM's thread or from a vCPU thread that writes the status register.
-pub trait VirtioDevice: Send + std::fmt::Debug {
+///
+/// `Any`, so that a change by the API reaches the device behind its transport.
+pub trait VirtioDevice: Send + std::fmt::Debug + std::any::Any {
     /// The device id (VIRTIO 1.2 §5).
     fn id(&self) -> u32;
     /// For logs, metrics and errors: "block rootfs".

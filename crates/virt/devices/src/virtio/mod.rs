@@ -2,7 +2,11 @@
 
 mod chain;
 mod device;
+pub mod mmio;
 mod queue;
+pub mod rng;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use chain::{Chain, ChainError, Segment};
 pub use device::{ActivateError, DeviceError, Fault, RestoreError, Session, Source, VirtioDevice};

@@ -1,29 +1,94 @@
 //! A split virtqueue (VIRTIO 1.2 §2.7), on top of `virtio-queue`: chains come out checked, and what the guest can break is a [`Fault`].
+//!
+//! ```text
+//!            next_used              next_avail           the driver's index
+//! ----------------|----- in flight ------|---- waiting --------|-------->   (all modulo 2^16)
+//!                 '---------- never more than the queue's size --'
+//! ```
+//!
+//! The last line is the whole check against a driver that makes chains available without waiting for their return: it bounds what a
+//! device that works asynchronously can be made to keep.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use ringwall_arch::GuestRam;
 use virtio_queue::{Queue, QueueT as _};
-use vm_memory::{Bytes as _, GuestAddress};
+use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend as _};
 
-use super::chain::{Chain, ChainError};
+use super::chain::{Chain, ChainError, DESCRIPTOR_BYTES};
 use super::device::Fault;
 
 /// Offset of the ring in the available ring: after flags and index (§2.7.6).
 const AVAILABLE_RING_OFFSET: u64 = 4;
+/// Bytes of the available ring beside its elements: flags, index, used_event (§2.7.6).
+const AVAILABLE_META_BYTES: usize = 6;
+/// Bytes of an element of the available ring (§2.7.6).
+const AVAILABLE_ELEMENT_BYTES: usize = 2;
+/// Bytes of the used ring beside its elements: flags, index, avail_event (§2.7.8).
+const USED_META_BYTES: usize = 6;
+/// Bytes of an element of the used ring (§2.7.8).
+const USED_ELEMENT_BYTES: usize = 8;
+/// `VIRTQ_AVAIL_F_NO_INTERRUPT` (§2.7.6): the driver polls.
+const NO_INTERRUPT: u16 = 1;
 
 /// One queue of an active device.
 #[derive(Debug)]
 pub struct VirtQueue {
     queue: Queue,
     number: u16,
+    /// Something was used since the driver was asked whether it wants an interrupt.
+    used_since_asked: bool,
+}
+
+/// Checks that a queue's rings lie in memory, each within one region, and are aligned (§2.7).
+///
+/// # Errors
+/// [`ChainError::BadRings`].
+pub(super) fn check_rings(queue: &Queue, memory: &GuestRam) -> Result<(), ChainError> {
+    let size = usize::from(queue.size());
+    let rings = [
+        (queue.desc_table(), DESCRIPTOR_BYTES * size, 16),
+        (
+            queue.avail_ring(),
+            AVAILABLE_META_BYTES + AVAILABLE_ELEMENT_BYTES * size,
+            2,
+        ),
+        (queue.used_ring(), USED_META_BYTES + USED_ELEMENT_BYTES * size, 4),
+    ];
+    for (address, bytes, alignment) in rings {
+        if !address.is_multiple_of(alignment) || memory.get_slice(GuestAddress(address), bytes).is_err() {
+            return Err(ChainError::BadRings);
+        }
+    }
+    Ok(())
 }
 
 impl VirtQueue {
     /// Takes a queue as the driver has configured it.
     #[must_use]
     pub fn new(queue: Queue, number: u16) -> Self {
-        VirtQueue { queue, number }
+        VirtQueue {
+            queue,
+            number,
+            used_since_asked: false,
+        }
+    }
+
+    /// Stops the queue: it gives no chains any more.
+    pub(super) fn stop(&mut self) {
+        self.queue.set_ready(false);
+    }
+
+    /// Its places.
+    #[must_use]
+    pub fn size(&self) -> u16 {
+        self.queue.size()
+    }
+
+    /// How many chains have been taken and not been given back.
+    #[must_use]
+    pub fn in_flight(&self) -> u16 {
+        self.queue.next_avail().wrapping_sub(self.queue.next_used())
     }
 
     /// The ring's state, to be saved.
@@ -60,11 +125,11 @@ impl VirtQueue {
             .avail_idx(memory, Ordering::Acquire)
             .map_err(|_| self.fault(ChainError::BadRings))?
             .0;
-        let waiting = available.wrapping_sub(seen);
-        if waiting == 0 {
+        if available == seen {
             return Ok(None);
         }
-        if size == 0 || waiting > size {
+        let (waiting, in_flight) = (available.wrapping_sub(seen), self.in_flight());
+        if size == 0 || u32::from(waiting) + u32::from(in_flight) > u32::from(size) {
             return Err(self.fault(ChainError::TooManyAvailable { available, seen }));
         }
         let place = self
@@ -81,7 +146,8 @@ impl VirtQueue {
             .map_err(|error| self.fault(error))
     }
 
-    /// Puts back the chain that was popped last, to be popped again.
+    /// Puts back the chain that was popped last, to be popped again. Only directly after that pop: a chain in between would be given
+    /// back twice.
     pub fn undo_pop(&mut self) {
         let before = self.queue.next_avail().wrapping_sub(1);
         self.queue.set_next_avail(before);
@@ -94,7 +160,9 @@ impl VirtQueue {
     pub fn add_used(&mut self, memory: &GuestRam, head: u16, written: u32) -> Result<(), Fault> {
         self.queue
             .add_used(memory, head, written)
-            .map_err(|_| self.fault(ChainError::BadRings))
+            .map_err(|_| self.fault(ChainError::BadRings))?;
+        self.used_since_asked = true;
+        Ok(())
     }
 
     /// Asks for notifications and returns whether chains came in the meantime; then the caller must look again.
@@ -122,8 +190,21 @@ impl VirtQueue {
     /// # Errors
     /// A malformed ring.
     pub fn needs_interrupt(&mut self, memory: &GuestRam) -> Result<bool, Fault> {
-        self.queue
-            .needs_notification(memory)
-            .map_err(|_| self.fault(ChainError::BadRings))
+        if !std::mem::take(&mut self.used_since_asked) || !self.queue.ready() {
+            return Ok(false);
+        }
+        if self.queue.event_idx_enabled() {
+            return self
+                .queue
+                .needs_notification(memory)
+                .map_err(|_| self.fault(ChainError::BadRings));
+        }
+        // The crate does not look at this flag. The index must be seen by the driver before the flag is read, or an interrupt is lost
+        // to a driver that clears the flag and looks at the index in between (§2.7.7.2).
+        fence(Ordering::SeqCst);
+        let flags: u16 = memory
+            .load(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed)
+            .map_err(|_| self.fault(ChainError::BadRings))?;
+        Ok(u16::from_le(flags) & NO_INTERRUPT == 0)
     }
 }

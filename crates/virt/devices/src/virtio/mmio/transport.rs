@@ -1,0 +1,621 @@
+//! The transport: owns the device, its queues and its status.
+
+use std::any::Any;
+use std::io;
+use std::sync::Arc;
+
+use ringwall_arch::GuestRam;
+use thiserror::Error;
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use virtio_queue::{Queue, QueueT as _};
+use vm_memory::GuestAddress;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::interrupt::MmioInterrupt;
+use super::metrics::TransportMetrics;
+use super::register::{CONFIGURATION_OFFSET, MAGIC, Readable, Ring, VENDOR, VERSION, Writable};
+use super::state::{MmioState, QueueRecord};
+use super::status::{self, DRIVER, DRIVER_OK, FAILED, FEATURES_OK, NEEDS_RESET, Request};
+use crate::bus::BusDevice;
+use crate::guest_warn;
+use crate::interrupt::{Cause, Interrupt as _, event};
+use crate::virtio::device::{DeviceError, RestoreError, Session, Source, VirtioDevice};
+use crate::virtio::queue::{VirtQueue, check_rings};
+
+/// Features of the transport itself.
+const TRANSPORT_FEATURES: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX;
+
+/// Why a transport can't be made.
+#[derive(Debug, Error)]
+pub enum NewTransportError {
+    /// An event descriptor.
+    #[error("cannot make an event descriptor")]
+    Event(#[source] io::Error),
+    /// The device wants a queue of a size that is not a power of two up to 32,768.
+    #[error("queue {number} of {device} can't have {size} places")]
+    QueueSize {
+        /// The device's name.
+        device: String,
+        /// Which queue.
+        number: usize,
+        /// Its size.
+        size: u16,
+    },
+}
+
+/// A virtio device behind MMIO registers.
+#[derive(Debug)]
+pub struct MmioTransport {
+    device: Box<dyn VirtioDevice>,
+    memory: GuestRam,
+    interrupt: Arc<MmioInterrupt>,
+    queue_events: Arc<[EventFd]>,
+    change_event: EventFd,
+    metrics: Arc<TransportMetrics>,
+    status: u32,
+    device_features_select: u32,
+    driver_features_select: u32,
+    driver_features: u64,
+    queue_select: u32,
+    /// The queues as the driver configures them; while there is a session, they are in it.
+    queues: Vec<Queue>,
+    session: Option<Session>,
+}
+
+/// Makes the VMM's thread look at a queue, if there is such a queue.
+pub(super) fn notify(events: &[EventFd], queue: u32) {
+    let event = usize::try_from(queue).ok().and_then(|queue| events.get(queue));
+    if let Some(event) = event {
+        // The counter is full only after 2^64 - 2 notifications that nobody has taken: then it is readable, which is all that matters.
+        let _full = event.write(1);
+    }
+}
+
+impl MmioTransport {
+    /// Puts registers in front of a device.
+    ///
+    /// # Errors
+    /// See [`NewTransportError`].
+    pub fn new(device: Box<dyn VirtioDevice>, memory: GuestRam) -> Result<Self, NewTransportError> {
+        let queues = fresh_queues(&*device)?;
+        let events: io::Result<Vec<EventFd>> = queues.iter().map(|_| event()).collect();
+        Ok(MmioTransport {
+            interrupt: Arc::new(MmioInterrupt::new().map_err(NewTransportError::Event)?),
+            queue_events: events.map_err(NewTransportError::Event)?.into(),
+            change_event: event().map_err(NewTransportError::Event)?,
+            metrics: Arc::default(),
+            device,
+            memory,
+            status: 0,
+            device_features_select: 0,
+            driver_features_select: 0,
+            driver_features: 0,
+            queue_select: 0,
+            queues,
+            session: None,
+        })
+    }
+
+    // What the VMM connects.
+
+    /// One event for each queue: an ioeventfd at [`super::NOTIFY_OFFSET`], 4 bytes, with the queue's number as datamatch. When one is
+    /// readable, call [`MmioTransport::notified`].
+    #[must_use]
+    pub fn queue_events(&self) -> &[EventFd] {
+        &self.queue_events
+    }
+
+    pub(super) fn shared_queue_events(&self) -> Arc<[EventFd]> {
+        self.queue_events.clone()
+    }
+
+    /// The event of the interrupt line, for `KVM_IRQFD`.
+    #[must_use]
+    pub fn interrupt_event(&self) -> &EventFd {
+        self.interrupt.line().event()
+    }
+
+    /// What the device interrupts by.
+    #[must_use]
+    pub fn interrupt(&self) -> &Arc<MmioInterrupt> {
+        &self.interrupt
+    }
+
+    /// Readable when the device was activated, reset or has failed: then take it by [`MmioTransport::take_change`] and wait on what
+    /// [`MmioTransport::sources`] now says.
+    #[must_use]
+    pub fn change_event(&self) -> &EventFd {
+        &self.change_event
+    }
+
+    /// Makes the change event unreadable, and returns whether it was readable.
+    pub fn take_change(&mut self) -> bool {
+        self.change_event.read().is_ok()
+    }
+
+    /// What to wait on for the device beside the queues' events; nothing while it is not active.
+    #[must_use]
+    pub fn sources(&self) -> Vec<Source<'_>> {
+        if self.is_active() {
+            self.device.sources()
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Whether the driver has brought the device up and neither of them has failed.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.session.is_some() && self.status & (NEEDS_RESET | FAILED) == 0
+    }
+
+    /// The device's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.device.name()
+    }
+
+    /// What the transport counts.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<TransportMetrics> {
+        &self.metrics
+    }
+
+    // What the VMM's thread calls.
+
+    /// Takes a queue's event and has the device look at the queue.
+    pub fn notified(&mut self, queue: u16) {
+        if let Some(event) = self.queue_events.get(usize::from(queue)) {
+            // Empty if somebody came first; the device may be called without reason.
+            let _empty = event.read();
+        }
+        TransportMetrics::count(&self.metrics.notifications);
+        self.call(|device, session| device.notified(queue, session));
+    }
+
+    /// Tells the device that one of its sources is readable.
+    pub fn ready(&mut self, token: u32) {
+        self.call(|device, session| device.ready(token, session));
+    }
+
+    /// Brings the device to rest. Call before [`MmioTransport::save`], with the vCPUs paused.
+    ///
+    /// # Errors
+    /// The host's failures; a fault of the guest becomes the device's status, and is no reason not to save it.
+    pub fn quiesce(&mut self) -> Result<(), DeviceError> {
+        if !self.is_active() {
+            return Ok(());
+        }
+        let Some(session) = self.session.as_mut() else {
+            return Ok(());
+        };
+        match self.device.quiesce(session) {
+            Ok(()) => Ok(()),
+            Err(error @ DeviceError::Host { .. }) => Err(error),
+            Err(error) => {
+                self.settle(Err(error));
+                Ok(())
+            }
+        }
+    }
+
+    /// Has every queue looked at and the guest interrupted. Call after a restore, before the vCPUs run: what was in flight at the time
+    /// of the snapshot (a notification in an event, a pulse on its way) is in neither memory nor registers.
+    pub fn kick_all(&mut self) {
+        if self.status & DRIVER_OK == 0 {
+            return;
+        }
+        for (number, queue) in (0_u32..).zip(self.session.iter().flat_map(|session| &session.queues)) {
+            if queue.is_ready() {
+                notify(&self.queue_events, number);
+            }
+        }
+        // A driver that finds nothing new ignores it.
+        let _full = self.interrupt.trigger(Cause::Queue(0));
+        if self.status & NEEDS_RESET != 0 {
+            let _full = self.interrupt.trigger(Cause::Configuration);
+        }
+    }
+
+    /// The device, for changes by the API.
+    pub fn device_mut(&mut self) -> &mut dyn VirtioDevice {
+        &mut *self.device
+    }
+
+    /// The device as what it is, with its session while it is active; `None` if it is something else. A fault is treated as if the
+    /// guest had notified.
+    pub fn with_device<T, R>(
+        &mut self,
+        change: impl FnOnce(&mut T, Option<&mut Session>) -> Result<R, DeviceError>,
+    ) -> Option<Result<R, DeviceError>>
+    where
+        T: VirtioDevice,
+    {
+        let is_active = self.is_active();
+        let device: &mut dyn Any = &mut *self.device;
+        let device = device.downcast_mut::<T>()?;
+        let session = self.session.as_mut().filter(|_| is_active);
+        let result = change(device, session);
+        if let Err(DeviceError::Guest(fault)) = &result {
+            self.settle(Err(DeviceError::Guest(fault.clone())));
+        }
+        Some(result)
+    }
+
+    /// What a snapshot must know. Call after [`MmioTransport::quiesce`].
+    #[must_use]
+    pub fn save(&self) -> MmioState {
+        let queues = match &self.session {
+            Some(session) => session.queues.iter().map(VirtQueue::state).collect(),
+            None => self.queues.iter().map(Queue::state).collect::<Vec<_>>(),
+        };
+        MmioState {
+            device_id: self.device.id(),
+            status: self.status,
+            device_features_select: self.device_features_select,
+            driver_features_select: self.driver_features_select,
+            driver_features: self.driver_features,
+            queue_select: self.queue_select,
+            interrupt_status: self.interrupt.status(),
+            config_generation: self.interrupt.generation(),
+            queues: queues.iter().map(QueueRecord::of).collect(),
+            device: self.device.save(),
+        }
+    }
+
+    /// Takes a saved state, and activates the device if it was active. Call on a new transport, once guest memory is there; then
+    /// [`MmioTransport::kick_all`].
+    ///
+    /// # Errors
+    /// See [`RestoreError`]. The transport must then be thrown away.
+    pub fn restore(&mut self, state: MmioState) -> Result<(), RestoreError> {
+        state.check(self.device.id(), self.queues.len(), self.offered_features())?;
+        let sizes = self.device.queue_sizes().to_vec();
+        let records = state.queues.iter().zip(sizes).enumerate();
+        let queues: Result<Vec<Queue>, _> = records
+            .map(|(number, (record, size))| record.to_queue(number, size, &self.memory))
+            .collect();
+        self.queues = queues?;
+        self.device.restore(state.device)?;
+        self.status = state.status;
+        self.device_features_select = state.device_features_select;
+        self.driver_features_select = state.driver_features_select;
+        self.driver_features = state.driver_features;
+        self.queue_select = state.queue_select;
+        self.interrupt.restore(state.interrupt_status, state.config_generation);
+        if self.status & DRIVER_OK == 0 || self.status & (NEEDS_RESET | FAILED) != 0 {
+            return Ok(());
+        }
+        self.activate();
+        if self.is_active() {
+            Ok(())
+        } else {
+            Err(RestoreError::Unfit {
+                what: format!("{} can't be activated", self.device.name()),
+            })
+        }
+    }
+
+    // What the guest causes.
+
+    fn offered_features(&self) -> u64 {
+        self.device.features() | TRANSPORT_FEATURES
+    }
+
+    fn call(&mut self, work: impl FnOnce(&mut dyn VirtioDevice, &mut Session) -> Result<(), DeviceError>) {
+        if !self.is_active() {
+            return;
+        }
+        if let Some(session) = self.session.as_mut() {
+            let result = work(&mut *self.device, session);
+            self.settle(result);
+        }
+    }
+
+    fn settle(&mut self, result: Result<(), DeviceError>) {
+        match result {
+            Ok(()) => {}
+            Err(DeviceError::Guest(fault)) => {
+                guest_warn!(device = self.device.name(), %fault, "the guest's driver broke the protocol; the device waits for its reset");
+                TransportMetrics::count(&self.metrics.guest_faults);
+                self.break_down();
+            }
+            Err(DeviceError::Host { what, source }) => {
+                guest_warn!(device = self.device.name(), what, error = %source, "a device failed on the host");
+                TransportMetrics::count(&self.metrics.host_failures);
+            }
+        }
+    }
+
+    /// Sets `DEVICE_NEEDS_RESET`, and tells the driver if it is up (VIRTIO 1.2 §2.1.2).
+    fn break_down(&mut self) {
+        self.status |= NEEDS_RESET;
+        if self.status & DRIVER_OK != 0 {
+            let _full = self.interrupt.trigger(Cause::Configuration);
+        }
+        self.tell_change();
+    }
+
+    fn tell_change(&self) {
+        let _full = self.change_event.write(1);
+    }
+
+    fn activate(&mut self) {
+        let features = self.driver_features;
+        let event_index = features >> VIRTIO_RING_F_EVENT_IDX & 1 == 1;
+        let queues = (0_u16..)
+            .zip(std::mem::take(&mut self.queues))
+            .map(|(number, mut queue)| {
+                queue.set_event_idx(event_index);
+                VirtQueue::new(queue, number)
+            });
+        let session = self.session.insert(Session {
+            memory: self.memory.clone(),
+            queues: queues.collect(),
+            features,
+            interrupt: self.interrupt.clone(),
+        });
+        match self.device.activate(session) {
+            Ok(()) => {
+                TransportMetrics::count(&self.metrics.activations);
+                self.tell_change();
+            }
+            Err(error) => {
+                guest_warn!(device = self.device.name(), %error, source = ?error.source, "a device can't be activated");
+                TransportMetrics::count(&self.metrics.host_failures);
+                self.break_down();
+            }
+        }
+    }
+
+    fn reset(&mut self) {
+        self.device.reset();
+        let was_up = self.session.take().is_some();
+        match fresh_queues(&*self.device) {
+            Ok(queues) => self.queues = queues,
+            // The same sizes were accepted when the transport was made.
+            Err(_) => self.queues.clear(),
+        }
+        self.status = 0;
+        self.device_features_select = 0;
+        self.driver_features_select = 0;
+        self.driver_features = 0;
+        self.queue_select = 0;
+        self.interrupt.acknowledge(u32::MAX);
+        for event in &*self.queue_events {
+            // A notification of before the reset is nothing to the next driver.
+            let _empty = event.read();
+        }
+        if was_up {
+            TransportMetrics::count(&self.metrics.resets);
+            self.tell_change();
+        }
+    }
+
+    fn write_status(&mut self, value: u32) {
+        match status::decide(self.status, value) {
+            Request::Reset => self.reset(),
+            Request::Ignore => {}
+            Request::Set(bits) => self.set_status(bits),
+        }
+    }
+
+    fn set_status(&mut self, mut bits: u32) {
+        if bits & FEATURES_OK != 0 && !self.features_are_acceptable() {
+            // The driver reads the status back and sees that the bit is not set (§3.1.1); what would come after it is not set either.
+            bits &= !(FEATURES_OK | DRIVER_OK);
+        }
+        self.status |= bits;
+        if bits & DRIVER_OK != 0 && self.status & (NEEDS_RESET | FAILED) == 0 {
+            self.activate();
+        }
+        if bits & FAILED != 0 && self.session.is_some() {
+            // The driver has given up on its memory too: nothing may touch it any more.
+            self.device.reset();
+            self.tell_change();
+        }
+    }
+
+    fn features_are_acceptable(&self) -> bool {
+        let wanted = self.driver_features;
+        wanted & !self.offered_features() == 0 && wanted >> VIRTIO_F_VERSION_1 & 1 == 1
+    }
+
+    fn half(features: u64, select: u32) -> u32 {
+        let [a, b, c, d, e, f, g, h] = features.to_le_bytes();
+        match select {
+            0 => u32::from_le_bytes([a, b, c, d]),
+            1 => u32::from_le_bytes([e, f, g, h]),
+            _ => 0,
+        }
+    }
+
+    fn read_register(&self, register: Readable) -> u32 {
+        match register {
+            Readable::Magic => MAGIC,
+            Readable::Version => VERSION,
+            Readable::DeviceId => self.device.id(),
+            Readable::Vendor => VENDOR,
+            Readable::DeviceFeatures => Self::half(self.offered_features(), self.device_features_select),
+            Readable::QueueSizeMax => {
+                let sizes = self.device.queue_sizes();
+                self.selected()
+                    .and_then(|queue| sizes.get(queue))
+                    .copied()
+                    .map_or(0, u32::from)
+            }
+            Readable::QueueReady => u32::from(self.selected().is_some_and(|queue| self.queue_is_ready(queue))),
+            Readable::InterruptStatus => self.interrupt.status(),
+            Readable::Status => self.status,
+            Readable::SharedMemory => u32::MAX,
+            Readable::ConfigurationGeneration => self.interrupt.generation(),
+        }
+    }
+
+    fn selected(&self) -> Option<usize> {
+        usize::try_from(self.queue_select).ok()
+    }
+
+    fn queue_is_ready(&self, queue: usize) -> bool {
+        match &self.session {
+            Some(session) => session.queues.get(queue).is_some_and(VirtQueue::is_ready),
+            None => self.queues.get(queue).is_some_and(Queue::ready),
+        }
+    }
+
+    /// The selected queue, if it may be configured now: features are agreed on, the device is not up, the queue is not ready (§4.2.2.2).
+    fn configurable(&mut self) -> Option<&mut Queue> {
+        let legal = self.status & (FEATURES_OK | DRIVER_OK | FAILED) == FEATURES_OK;
+        let selected = self.selected()?;
+        self.queues.get_mut(selected).filter(|queue| legal && !queue.ready())
+    }
+
+    /// Writes a register and returns whether that was legal.
+    fn write_register(&mut self, register: Writable, value: u32) -> bool {
+        match register {
+            Writable::DeviceFeaturesSelect => self.device_features_select = value,
+            Writable::DriverFeaturesSelect => self.driver_features_select = value,
+            Writable::DriverFeatures => return self.write_features(value),
+            Writable::QueueSelect => self.queue_select = value,
+            Writable::QueueSize => {
+                let size = u16::try_from(value);
+                let queue = self.configurable();
+                return queue
+                    .zip(size.ok())
+                    .is_some_and(|(queue, size)| queue.try_set_size(size).is_ok());
+            }
+            Writable::QueueReady => return self.write_ready(value),
+            Writable::Notify => notify(&self.queue_events, value),
+            Writable::InterruptAcknowledge => self.interrupt.acknowledge(value),
+            Writable::Status => self.write_status(value),
+            Writable::Address { ring, high } => return self.write_address(ring, high, value),
+        }
+        true
+    }
+
+    fn write_features(&mut self, value: u32) -> bool {
+        if self.status & (DRIVER | FEATURES_OK | FAILED) != DRIVER {
+            return false;
+        }
+        let [mut low, mut high] = [0, 1].map(|select| Self::half(self.driver_features, select));
+        match self.driver_features_select {
+            0 => low = value,
+            1 => high = value,
+            _ => return value == 0,
+        }
+        self.driver_features = u64::from(high) << 32 | u64::from(low);
+        true
+    }
+
+    fn write_address(&mut self, ring: Ring, high: bool, value: u32) -> bool {
+        let Some(queue) = self.configurable() else {
+            return false;
+        };
+        let before = match ring {
+            Ring::Descriptors => queue.desc_table(),
+            Ring::Available => queue.avail_ring(),
+            Ring::Used => queue.used_ring(),
+        };
+        let value = u64::from(value);
+        let address = GuestAddress(if high {
+            value << 32 | before & 0xffff_ffff
+        } else {
+            before & !0xffff_ffff | value
+        });
+        let set = match ring {
+            Ring::Descriptors => queue.try_set_desc_table_address(address),
+            Ring::Available => queue.try_set_avail_ring_address(address),
+            Ring::Used => queue.try_set_used_ring_address(address),
+        };
+        if set.is_err() {
+            self.refuse_rings();
+        }
+        set.is_ok()
+    }
+
+    fn write_ready(&mut self, value: u32) -> bool {
+        let Some(selected) = self.selected() else {
+            return false;
+        };
+        if value == 0 {
+            if let Some(session) = &mut self.session {
+                session.queues.get_mut(selected).map(VirtQueue::stop);
+            } else if let Some(queue) = self.queues.get_mut(selected) {
+                queue.set_ready(false);
+            }
+            return true;
+        }
+        if value != 1 {
+            return false;
+        }
+        let memory = self.memory.clone();
+        let Some(queue) = self.configurable() else {
+            return false;
+        };
+        if check_rings(queue, &memory).is_ok() {
+            queue.set_ready(true);
+            return true;
+        }
+        self.refuse_rings();
+        false
+    }
+
+    /// The driver would wait for ever for a queue that is only left unready.
+    fn refuse_rings(&mut self) {
+        let queue = self.queue_select;
+        guest_warn!(
+            device = self.device.name(),
+            queue,
+            "a queue's rings are not in memory or not aligned"
+        );
+        TransportMetrics::count(&self.metrics.guest_faults);
+        self.break_down();
+    }
+}
+
+/// The queues of a device as a driver finds them.
+fn fresh_queues(device: &dyn VirtioDevice) -> Result<Vec<Queue>, NewTransportError> {
+    let sizes = device.queue_sizes().iter().enumerate();
+    let queues = sizes.map(|(number, size)| {
+        Queue::new(*size).map_err(|_| NewTransportError::QueueSize {
+            device: device.name().to_owned(),
+            number,
+            size: *size,
+        })
+    });
+    queues.collect()
+}
+
+impl BusDevice for MmioTransport {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        if let Some(offset) = offset.checked_sub(CONFIGURATION_OFFSET) {
+            self.device.read_config(offset, data);
+            return;
+        }
+        // Registers are 32 bits wide and accessed as such (§4.2.2.2).
+        match (Readable::at(offset), <&mut [u8; 4]>::try_from(data)) {
+            (Some(register), Ok(data)) => *data = self.read_register(register).to_le_bytes(),
+            _ => TransportMetrics::count(&self.metrics.ignored_accesses),
+        }
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        let legal = if let Some(offset) = offset.checked_sub(CONFIGURATION_OFFSET) {
+            let legal = self.status & (DRIVER | FAILED) == DRIVER;
+            if legal {
+                self.device.write_config(offset, data);
+            }
+            legal
+        } else {
+            match (Writable::at(offset), <[u8; 4]>::try_from(data)) {
+                (Some(register), Ok(data)) => self.write_register(register, u32::from_le_bytes(data)),
+                _ => false,
+            }
+        };
+        if !legal {
+            TransportMetrics::count(&self.metrics.ignored_accesses);
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Entropy for the guest (VIRTIO 1.2 §5.4). One queue, no configuration space, no feature.
+
+mod device;
+mod metrics;
+
+#[cfg(test)]
+mod tests;
+
+pub use device::{Entropy, HostEntropy, Rng};
+pub use metrics::RngMetrics;
