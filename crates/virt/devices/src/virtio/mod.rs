@@ -3,6 +3,9 @@
 mod chain;
 mod device;
 mod queue;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod vsock;
 
 pub use chain::{Chain, ChainError, Segment};
 pub use device::{ActivateError, DeviceError, Fault, RestoreError, Session, Source, VirtioDevice};
