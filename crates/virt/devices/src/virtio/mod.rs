@@ -7,6 +7,7 @@ mod queue;
 pub mod rng;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod vsock;
 
 pub use chain::{Chain, ChainError, Segment};
 pub use device::{ActivateError, DeviceError, Fault, RestoreError, Session, Source, VirtioDevice};

@@ -1,0 +1,4 @@
+//! The device as a guest and the host's programs see it.
+
+mod guest;
+mod opening;
