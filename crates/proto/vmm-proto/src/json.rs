@@ -1,0 +1,11 @@
+//! JSON of a client to typed values. `serde_json` bounds the depth (128) and refuses duplicate fields of a struct; the length is bounded by
+//! whoever read the body.
+
+use serde::de::DeserializeOwned;
+
+use crate::error::RequestError;
+
+/// Reads a whole body as a `T`.
+pub(crate) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, RequestError> {
+    serde_json::from_slice(body).map_err(RequestError::Json)
+}
