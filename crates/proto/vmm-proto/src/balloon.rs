@@ -6,7 +6,7 @@ use crate::error::ValueError;
 
 /// The body of PUT.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub(crate) struct WireBalloon {
     amount_mib: u32,
     deflate_on_oom: bool,
@@ -20,7 +20,7 @@ pub(crate) struct WireBalloon {
 
 /// The body of PATCH /balloon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct BalloonUpdate {
     /// Memory to hold, in MiB.
     pub amount_mib: u32,
@@ -28,7 +28,7 @@ pub struct BalloonUpdate {
 
 /// The body of PATCH /balloon/statistics. Statistics that were off stay off: the device was made without them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct BalloonStatisticsUpdate {
     /// Seconds between two refreshments.
     pub stats_polling_interval_s: u16,

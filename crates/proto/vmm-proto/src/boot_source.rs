@@ -16,7 +16,7 @@ pub const MAX_BOOT_ARGS_BYTES: usize = 2047;
 
 /// The body of PUT.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub(crate) struct WireBootSource {
     kernel_image_path: String,
     #[serde(default)]

@@ -24,7 +24,7 @@ pub const MAX_FILE_BYTES: usize = 1 << 20;
 
 /// The file, as written. Keys that aren't known are refused: a device that is silently missing is worse than a machine that doesn't start.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, expecting = "an object")]
 struct WireFile {
     boot_source: WireBootSource,
     #[serde(default)]

@@ -8,7 +8,7 @@ use crate::error::ValueError;
 
 /// The body of PUT: lists, of which each must be empty. What would be in them doesn't matter then.
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub(crate) struct WireCpuConfig {
     #[serde(default)]
     kvm_capabilities: Vec<IgnoredAny>,

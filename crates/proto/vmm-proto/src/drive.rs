@@ -32,7 +32,7 @@ pub enum IoEngine {
 
 /// The body of PUT.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub(crate) struct WireDrive {
     pub(crate) drive_id: String,
     is_root_device: bool,
@@ -54,7 +54,7 @@ pub(crate) struct WireDrive {
 
 /// The body of PATCH.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub(crate) struct WireDriveUpdate {
     pub(crate) drive_id: String,
     #[serde(default)]

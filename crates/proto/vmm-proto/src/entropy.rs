@@ -7,7 +7,7 @@ use crate::rate_limiter::{RateLimiter, WireLimiter};
 
 /// The body of PUT.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub(crate) struct WireEntropy {
     #[serde(default)]
     rate_limiter: Option<WireLimiter>,

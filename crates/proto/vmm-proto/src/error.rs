@@ -36,6 +36,9 @@ pub enum RequestError {
         /// The path, as sent.
         path: String,
     },
+    /// The body is other JSON, or none at all.
+    #[error("the body isn't a JSON object")]
+    NotObject,
     /// The body isn't JSON, or lacks fields, or has too many, or of other types. The text is part of this error's.
     #[error("the body isn't what this request takes: {0}")]
     Json(serde_json::Error),
@@ -137,9 +140,6 @@ pub enum ValueError {
     /// The metadata service's interfaces.
     #[error("network_interfaces names no interface")]
     NoMmdsInterfaces,
-    /// The metadata.
-    #[error("the metadata is a JSON object")]
-    MmdsNotObject,
     /// An instance's id.
     #[error("an instance's id is 1 to {max} letters, digits and hyphens", max = crate::instance::MAX_INSTANCE_ID_BYTES)]
     InstanceId,

@@ -50,7 +50,7 @@ impl<'de> Deserialize<'de> for Level {
 
 /// The body of PUT.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub(crate) struct WireLogger {
     #[serde(default)]
     log_path: Option<String>,

@@ -107,7 +107,7 @@ impl WireTemplate {
 
 /// The body of PUT.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub(crate) struct WireMachine {
     vcpu_count: u8,
     mem_size_mib: u64,
@@ -123,7 +123,7 @@ pub(crate) struct WireMachine {
 
 /// The body of PATCH.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub(crate) struct WireMachineUpdate {
     #[serde(default)]
     vcpu_count: Option<u8>,

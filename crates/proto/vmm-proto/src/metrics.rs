@@ -7,7 +7,7 @@ use crate::path::HostPath;
 
 /// The body of PUT.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub(crate) struct WireMetrics {
     metrics_path: String,
 }

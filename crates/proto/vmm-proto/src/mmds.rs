@@ -25,7 +25,7 @@ pub enum MmdsVersion {
 
 /// The body of PUT.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub(crate) struct WireMmdsConfig {
     #[serde(default)]
     version: MmdsVersion,

@@ -114,7 +114,7 @@ impl Mtu {
 
 /// The body of PUT.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub(crate) struct WireInterface {
     pub(crate) iface_id: String,
     host_dev_name: String,
@@ -130,7 +130,7 @@ pub(crate) struct WireInterface {
 
 /// The body of PATCH.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub(crate) struct WireInterfaceUpdate {
     pub(crate) iface_id: String,
     #[serde(default)]

@@ -3,7 +3,6 @@
 use std::fmt;
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
 
 use crate::action::Action;
 use crate::balloon::WireBalloon;
@@ -11,7 +10,7 @@ use crate::boot_source::WireBootSource;
 use crate::cpu::WireCpuConfig;
 use crate::drive::{WireDrive, WireDriveUpdate};
 use crate::entropy::WireEntropy;
-use crate::error::{RequestError, ValueError};
+use crate::error::RequestError;
 use crate::json;
 use crate::logger::WireLogger;
 use crate::machine::{WireMachine, WireMachineUpdate};
@@ -92,7 +91,7 @@ enum WireActionType {
 
 /// The body of PUT /actions.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 struct WireAction {
     action_type: WireActionType,
 }
@@ -105,7 +104,7 @@ enum WireVmState {
 
 /// The body of PATCH /vm.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 struct WireVm {
     state: WireVmState,
 }
@@ -200,7 +199,7 @@ fn put(place: Place<'_>, body: &[u8]) -> Result<Option<Request>, RequestError> {
         ("serial", None, _) => Action::SetSerial(json::read::<WireSerial>(body)?.try_into()?).into(),
         ("logger", None, _) => Action::SetLogger(json::read::<WireLogger>(body)?.try_into()?).into(),
         ("metrics", None, _) => Action::SetMetrics(json::read::<WireMetrics>(body)?.try_into()?).into(),
-        ("mmds", None, _) => Action::PutMmds(metadata(body)?).into(),
+        ("mmds", None, _) => Action::PutMmds(json::read(body)?).into(),
         ("mmds", Some("config"), None) => {
             let wire: WireMmdsConfig = json::read(body)?;
             let deprecated = wire.is_deprecated();
@@ -253,16 +252,9 @@ fn patch(place: Place<'_>, body: &[u8]) -> Result<Option<Request>, RequestError>
         }
         ("balloon", None, _) => Action::UpdateBalloon(json::read(body)?).into(),
         ("balloon", Some("statistics"), None) => Action::UpdateBalloonStatistics(json::read(body)?).into(),
-        ("mmds", None, _) => Action::PatchMmds(metadata(body)?).into(),
+        ("mmds", None, _) => Action::PatchMmds(json::read(body)?).into(),
         _ => return Ok(None),
     }))
-}
-
-fn metadata(body: &[u8]) -> Result<Map<String, Value>, RequestError> {
-    match json::read(body)? {
-        Value::Object(metadata) => Ok(metadata),
-        _ => Err(ValueError::MmdsNotObject.into()),
-    }
 }
 
 fn same_id(path: &ResourceId, body: &str) -> Result<(), RequestError> {

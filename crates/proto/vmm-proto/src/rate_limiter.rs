@@ -9,7 +9,7 @@ pub const MAX_REFILL_MS: u64 = u64::MAX / 1_000_000;
 
 /// One bucket, as on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub(crate) struct WireBucket {
     size: u64,
     #[serde(default)]
@@ -19,7 +19,7 @@ pub(crate) struct WireBucket {
 
 /// Both buckets, as on the wire.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub(crate) struct WireLimiter {
     #[serde(default)]
     bandwidth: Option<WireBucket>,

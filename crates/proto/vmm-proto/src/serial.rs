@@ -8,7 +8,7 @@ use crate::rate_limiter::{TokenBucket, WireBucket};
 
 /// The body of PUT.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub(crate) struct WireSerial {
     #[serde(default)]
     serial_out_path: Option<String>,

@@ -23,7 +23,7 @@ pub enum SnapshotKind {
 
 /// The body of PUT /snapshot/create.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub(crate) struct WireCreate {
     #[serde(default)]
     snapshot_type: SnapshotKind,
@@ -65,28 +65,28 @@ enum WireBackendType {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 struct WireBackend {
     backend_type: WireBackendType,
     backend_path: String,
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 struct WireNetworkOverride {
     iface_id: String,
     host_dev_name: String,
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 struct WireVsockOverride {
     uds_path: String,
 }
 
 /// The body of PUT /snapshot/load.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub(crate) struct WireLoad {
     snapshot_path: String,
     #[serde(default)]

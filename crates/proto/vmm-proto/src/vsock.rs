@@ -13,7 +13,7 @@ const PORT_SUFFIX_BYTES: usize = 11;
 
 /// The body of PUT.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub(crate) struct WireVsock {
     #[serde(default)]
     vsock_id: Option<String>,
