@@ -3,6 +3,7 @@
 pub mod capabilities;
 pub mod exec;
 pub mod inherited;
+pub mod kick;
 pub mod mount;
 pub mod notify;
 pub mod pass_fd;

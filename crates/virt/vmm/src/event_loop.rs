@@ -1,10 +1,11 @@
 //! The VMM thread's waiting: one epoll descriptor, and for each registered descriptor a key that says what it means.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
+use vmm_sys_util::eventfd::EventFd;
 
 /// Most events taken at once.
 const MOST_EVENTS: usize = 32;
@@ -12,7 +13,7 @@ const MOST_EVENTS: usize = 32;
 /// What a descriptor's readiness means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Key {
-    /// The VMM was woken: a vCPU has something to say, a device's status changed, or a request came.
+    /// The VMM was woken: a request came.
     Wake,
     /// The driver of a device has notified a queue.
     Queue {
@@ -28,6 +29,17 @@ pub enum Key {
         /// The device's name for it.
         token: u32,
     },
+    /// A device was activated or reset, or has failed.
+    Changed {
+        /// Which device.
+        device: u16,
+    },
+    /// The guest said something by the system-control device.
+    System,
+    /// A vCPU said something.
+    Vcpu,
+    /// The serial port has room for input again.
+    SerialRoom,
     /// Input for the serial port.
     SerialInput,
     /// The page fault handler's end of its connection.
@@ -38,13 +50,17 @@ pub enum Key {
 
 impl Key {
     fn pack(self) -> u64 {
-        let (kind, device, low) = match self {
+        let (kind, device, low): (u8, u16, u32) = match self {
             Key::Wake => (0, 0, 0),
             Key::Queue { device, queue } => (1, device, u32::from(queue)),
             Key::Source { device, token } => (2, device, token),
             Key::SerialInput => (3, 0, 0),
             Key::FaultHandler => (4, 0, 0),
             Key::Other(number) => (5, 0, number),
+            Key::Changed { device } => (6, device, 0),
+            Key::System => (7, 0, 0),
+            Key::Vcpu => (8, 0, 0),
+            Key::SerialRoom => (9, 0, 0),
         };
         u64::from(kind) << 48 | u64::from(device) << 32 | u64::from(low)
     }
@@ -62,9 +78,21 @@ impl Key {
             3 => Key::SerialInput,
             4 => Key::FaultHandler,
             5 => Key::Other(low),
+            6 => Key::Changed { device },
+            7 => Key::System,
+            8 => Key::Vcpu,
+            9 => Key::SerialRoom,
             _ => Key::Wake,
         }
     }
+}
+
+/// The descriptor of an event, which has no safe form in its crate.
+#[expect(unsafe_code, reason = "vmm-sys-util gives the number only")]
+#[must_use]
+pub fn borrowed(event: &EventFd) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is open as long as `event` is borrowed.
+    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }
 
 /// An epoll descriptor.
@@ -114,7 +142,11 @@ impl EventLoop {
             data: EventData::new_u64(0),
         }; MOST_EVENTS];
         match epoll::wait(&self.epoll, &mut events, None) {
-            Ok(count) => Ok(events.iter().take(count).map(|event| Key::unpack(event.data.u64())).collect()),
+            Ok(count) => Ok(events
+                .iter()
+                .take(count)
+                .map(|event| Key::unpack(event.data.u64()))
+                .collect()),
             Err(Errno::INTR) => Ok(Vec::new()),
             Err(error) => Err(error.into()),
         }
@@ -140,6 +172,10 @@ mod tests {
             Key::SerialInput,
             Key::FaultHandler,
             Key::Other(7),
+            Key::Changed { device: 9 },
+            Key::System,
+            Key::Vcpu,
+            Key::SerialRoom,
         ] {
             assert_eq!(Key::unpack(key.pack()), key);
         }

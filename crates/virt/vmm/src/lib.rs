@@ -1,4 +1,10 @@
 //! A virtual machine: memory, vCPUs, device wiring, pause, snapshot and restore.
 
+pub mod attach;
+pub mod board;
+pub mod event_loop;
+pub mod machine;
 pub mod memory;
+pub mod shell;
 pub mod snapshot;
+pub mod vcpu;

@@ -14,6 +14,7 @@ use std::os::fd::AsFd as _;
 
 use ringwall_arch::GuestRam;
 use rustix::mm::{MapFlags, ProtFlags};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::mmap::MmapRegionBuilder;
@@ -48,7 +49,8 @@ pub enum MemoryError {
 }
 
 /// How guest memory is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct MemoryOptions {
     /// Keep a bitmap of the pages that devices write, for snapshots of differences.
     pub track_dirty: bool,

@@ -17,9 +17,10 @@ use std::time::{Duration, Instant};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use ringwall_arch::native;
 use ringwall_devices::bus::Bus;
+use ringwall_sys::kick;
 use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
-use vmm_sys_util::signal::{Killable as _, SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::Killable as _;
 
 /// How long a command waits before the signal is sent again.
 const SIGNAL_AGAIN: Duration = Duration::from_millis(1);
@@ -73,14 +74,14 @@ pub enum VcpuError {
         vcpu: u8,
         /// What KVM said.
         #[source]
-        source: native::SaveVcpuError,
+        source: native::VcpuError,
     },
 }
 
 enum Command {
     Pause(SyncSender<()>),
     Resume(SyncSender<()>),
-    Save(SyncSender<Result<native::VcpuState, native::SaveVcpuError>>),
+    Save(SyncSender<Result<native::VcpuState, native::VcpuError>>),
     Stop,
 }
 
@@ -97,26 +98,14 @@ pub struct VcpuHandle {
 pub struct VcpuContext {
     /// What the guest reaches.
     pub buses: Arc<Buses>,
+    /// The board, which knows what a vCPU's state is.
+    pub platform: Arc<native::Platform>,
     /// Where events go.
     pub events: Sender<VcpuEvent>,
     /// Wakes the VMM's thread.
     pub wake: Arc<EventFd>,
     /// Shared by all vCPU threads' system-call filters; run once on each thread before the guest.
     pub on_start: fn(),
-}
-
-/// Signal that gets a vCPU out of KVM_RUN.
-fn kick_signal() -> i32 {
-    SIGRTMIN()
-}
-
-/// Makes the signal harmless. Once for a process, before the first vCPU.
-///
-/// # Errors
-/// What sigaction(2) says.
-pub fn install_kick() -> io::Result<()> {
-    extern "C" fn nothing(_: i32, _: *mut vmm_sys_util::signal::siginfo_t, _: *mut std::ffi::c_void) {}
-    register_signal_handler(kick_signal(), nothing).map_err(|error| io::Error::from_raw_os_error(error.errno()))
 }
 
 impl VcpuHandle {
@@ -172,7 +161,7 @@ impl VcpuHandle {
             && !thread.is_finished()
         {
             // A thread that has just ended needs no signal.
-            let _gone = thread.kill(kick_signal());
+            let _gone = thread.kill(kick::signal());
         }
     }
 
@@ -210,7 +199,7 @@ impl Drop for VcpuHandle {
         let Some(thread) = self.thread.take() else { return };
         let begun = Instant::now();
         while !thread.is_finished() && begun.elapsed() < PATIENCE {
-            let _gone = thread.kill(kick_signal());
+            let _gone = thread.kill(kick::signal());
             std::thread::sleep(Duration::from_micros(200));
         }
         if thread.is_finished() {
@@ -255,7 +244,7 @@ impl Worker {
                     let _nobody = reply.send(());
                 }
                 Some(Command::Save(reply)) => {
-                    let _nobody = reply.send(native::save_vcpu(&self.vcpu));
+                    let _nobody = reply.send(self.context.platform.save_vcpu(&self.vcpu));
                 }
                 Some(Command::Stop) => return,
                 None => {
@@ -293,36 +282,22 @@ impl Worker {
 
     fn step(&mut self) -> Step {
         let buses = &self.context.buses;
-        let failed = |why: String| {
-            Step::Event(VcpuEvent::Failed {
-                vcpu: self.index,
-                why,
-            })
-        };
+        let failed = |why: String| Step::Event(VcpuEvent::Failed { vcpu: self.index, why });
         match self.vcpu.run() {
             Ok(VcpuExit::IoOut(port, data)) => {
                 buses.ports.write(u64::from(port), data);
                 Step::Done
             }
             Ok(VcpuExit::IoIn(port, data)) => {
-                // What nobody answers floats high, as on a PC.
-                if !buses.ports.read(u64::from(port), data) {
-                    data.fill(0xff);
-                }
+                buses.ports.read(u64::from(port), data);
                 Step::Done
             }
             Ok(VcpuExit::MmioWrite(address, data)) => {
                 buses.mmio.write(address, data);
-                if is_status(address) {
-                    // A device may have begun or ceased to work: the VMM looks which descriptors it must wait on.
-                    let _full = self.context.wake.write(1);
-                }
                 Step::Done
             }
             Ok(VcpuExit::MmioRead(address, data)) => {
-                if !buses.mmio.read(address, data) {
-                    data.fill(0);
-                }
+                buses.mmio.read(address, data);
                 Step::Done
             }
             // Without vCPUs in user space, HLT and WFI are the kernel's; this one means that there is no interrupt to wait for.
@@ -330,9 +305,9 @@ impl Worker {
             Ok(VcpuExit::Shutdown) => Step::Event(VcpuEvent::Reset),
             Ok(VcpuExit::SystemEvent(SYSTEM_EVENT_SHUTDOWN, _)) => Step::Event(VcpuEvent::Shutdown),
             Ok(VcpuExit::SystemEvent(SYSTEM_EVENT_RESET, _)) => Step::Event(VcpuEvent::Reset),
-            Ok(VcpuExit::FailEntry(reason, cpu)) => {
-                failed(format!("the host's processor refused to enter the guest: reason {reason:#x}, cpu {cpu}"))
-            }
+            Ok(VcpuExit::FailEntry(reason, cpu)) => failed(format!(
+                "the host's processor refused to enter the guest: reason {reason:#x}, cpu {cpu}"
+            )),
             Ok(VcpuExit::InternalError) => failed("KVM could not emulate an instruction of the guest".to_owned()),
             Ok(other) => failed(format!("an exit that is not expected: {other:?}")),
             Err(error) => match error.errno() {
@@ -351,8 +326,3 @@ enum Step {
 
 const EINTR: i32 = rustix::io::Errno::INTR.raw_os_error();
 const EAGAIN: i32 = rustix::io::Errno::AGAIN.raw_os_error();
-
-/// Whether an address is that of some device's status register (VIRTIO 1.2 §4.2.2: 0x070 of its page).
-const fn is_status(address: u64) -> bool {
-    address & 0xfff == 0x70
-}

@@ -1,4 +1,5 @@
 //! Snapshots: a state file that says what it is, and a memory file with holes.
 
+pub mod document;
 pub mod memory_file;
 pub mod state_file;

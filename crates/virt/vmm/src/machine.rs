@@ -1,0 +1,562 @@
+//! A machine: a shell with devices and contents, running or paused.
+//!
+//! ```text
+//! Shell --assemble--> Assembled --boot----> Machine (paused) <--> running
+//!                               '-restore-> Machine (paused)
+//! ```
+//!
+//! Everything here is called by the VMM's thread. The order of a snapshot: vCPUs paused, devices at rest, vCPUs and board saved, then memory
+//! (on aarch64 the interrupt controller writes tables into it while it is saved).
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+
+use kvm_ioctls::VmFd;
+use ringwall_arch::native::{self, Platform};
+use ringwall_arch::{Board, BootTablesError, GuestRam, LoadInitrdError, LoadKernelError, MmioSlot};
+use ringwall_devices::system_control::SystemEvent;
+use ringwall_devices::virtio::{DeviceError, RestoreError, VirtioDevice};
+use thiserror::Error;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::attach::{AttachError, Attached, attach};
+use crate::board::{BoardError, Fixed};
+use crate::event_loop::{EventLoop, Key, borrowed};
+use crate::memory::{self, MemoryError};
+use crate::shell::{Shell, ShellOptions};
+use crate::snapshot::document::{DeviceRecord, Document};
+use crate::vcpu::{Buses, VcpuContext, VcpuError, VcpuEvent, VcpuHandle};
+
+/// A virtio device to be put on the board, with its name in the configuration.
+#[derive(Debug)]
+pub struct Planned {
+    /// How the configuration names it.
+    pub id: String,
+    /// The device.
+    pub device: Box<dyn VirtioDevice>,
+}
+
+/// What a machine needs of the program around it.
+pub struct Surroundings {
+    /// Where the serial port's output goes; must not wait.
+    pub console: Box<dyn Write + Send>,
+    /// Run on each vCPU's thread before the guest: the system-call filter.
+    pub on_vcpu_start: fn(),
+    /// `/proc/self/pagemap`, for snapshots.
+    pub pagemap: File,
+}
+
+/// What a boot starts from.
+#[derive(Debug)]
+pub struct BootFiles<'a> {
+    /// The kernel.
+    pub kernel: File,
+    /// The initial RAM disk.
+    pub initrd: Option<File>,
+    /// The kernel's command line.
+    pub command_line: &'a str,
+    /// Fresh random bytes for the guest's generator.
+    pub rng_seed: &'a [u8],
+}
+
+/// Why a machine can't be put together.
+#[derive(Debug, Error)]
+pub enum AssembleError {
+    /// A device.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// The board's own devices.
+    #[error(transparent)]
+    Board(#[from] BoardError),
+    /// Descriptors.
+    #[error("the VMM's thread can't be woken")]
+    Wake(#[source] io::Error),
+    /// A vCPU's thread.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+}
+
+/// Why a guest can't be booted.
+#[derive(Debug, Error)]
+pub enum BootError {
+    /// The kernel's or initrd's length can't be read.
+    #[error("can't read the {what}")]
+    File {
+        /// Which.
+        what: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel.
+    #[error("the kernel can't be loaded")]
+    Kernel(#[from] LoadKernelError),
+    /// The initrd.
+    #[error("the initrd can't be loaded")]
+    Initrd(#[from] LoadInitrdError),
+    /// What the guest is told of the board.
+    #[error("the guest can't be told of its board")]
+    Tables(#[from] BootTablesError),
+    /// The boot vCPU.
+    #[error("the boot vCPU can't be set up")]
+    Vcpu(#[from] native::VcpuError),
+    /// Putting it together.
+    #[error(transparent)]
+    Assemble(#[from] AssembleError),
+}
+
+/// Why a snapshot can't be restored.
+#[derive(Debug, Error)]
+pub enum RestoreMachineError {
+    /// The snapshot is of another kind of VM than what was prepared.
+    #[error("the snapshot is of a VM with {snapshot}, this one was prepared with {prepared}")]
+    Shape {
+        /// The snapshot's vCPUs and memory.
+        snapshot: String,
+        /// The shell's.
+        prepared: String,
+    },
+    /// The snapshot's devices are not those that were made for it.
+    #[error("the snapshot has the device {found:?} where {wanted:?} was expected")]
+    Devices {
+        /// The snapshot's.
+        found: Option<String>,
+        /// Ours.
+        wanted: Option<String>,
+    },
+    /// Memory.
+    #[error("the memory can't be restored")]
+    Memory(#[from] MemoryError),
+    /// A vCPU.
+    #[error("vCPU {index} can't be restored")]
+    Vcpu {
+        /// Which.
+        index: usize,
+        /// Why.
+        #[source]
+        source: native::VcpuError,
+    },
+    /// Interrupt controllers and timers.
+    #[error("the board can't be restored")]
+    Platform(#[from] native::PlatformError),
+    /// The serial port.
+    #[error("the serial port can't be restored")]
+    Serial(#[from] ringwall_devices::serial::RestoreSerialError),
+    /// A device.
+    #[error("device {id} can't be restored")]
+    Device {
+        /// Which.
+        id: String,
+        /// Why.
+        #[source]
+        source: RestoreError,
+    },
+    /// Putting it together.
+    #[error(transparent)]
+    Assemble(#[from] AssembleError),
+}
+
+/// Why a machine can't be saved.
+#[derive(Debug, Error)]
+pub enum SaveMachineError {
+    /// It runs.
+    #[error("the machine runs; pause it first")]
+    Running,
+    /// A device does not come to rest.
+    #[error("device {id} does not come to rest")]
+    Device {
+        /// Which.
+        id: String,
+        /// Why.
+        #[source]
+        source: DeviceError,
+    },
+    /// A vCPU.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+    /// Interrupt controllers and timers.
+    #[error("the board can't be saved")]
+    Platform(#[from] native::PlatformError),
+}
+
+/// What a machine has to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MachineEvent {
+    /// By its system-control device.
+    System(SystemEvent),
+    /// By a vCPU.
+    Vcpu(VcpuEvent),
+}
+
+/// A VM with devices. Fields are dropped in this order: vCPUs stop before anything that they use goes.
+pub struct Machine {
+    vcpus: Vec<VcpuHandle>,
+    devices: Vec<Attached>,
+    fixed: Fixed,
+    platform: Arc<Platform>,
+    vm: VmFd,
+    memory: GuestRam,
+    options: ShellOptions,
+    is_running: bool,
+    vcpu_events: Receiver<VcpuEvent>,
+    wake: Arc<EventFd>,
+    pagemap: File,
+    base: Option<File>,
+}
+
+impl std::fmt::Debug for Machine {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Machine")
+            .field("options", &self.options)
+            .field("devices", &self.devices)
+            .field("is_running", &self.is_running)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A shell whose devices are in place and whose vCPUs have no threads yet.
+struct Assembled {
+    shell: Shell,
+    devices: Vec<Attached>,
+    fixed: Fixed,
+    buses: Buses,
+}
+
+impl Assembled {
+    fn new(
+        shell: Shell,
+        planned: Vec<Planned>,
+        events: &EventLoop,
+        console: Box<dyn Write + Send>,
+    ) -> Result<Self, AssembleError> {
+        let mut buses = Buses::default();
+        let fixed = Fixed::place(&shell.vm, &mut buses, events, console)?;
+        let mut devices = Vec::with_capacity(planned.len());
+        for (index, Planned { id, device }) in (0..).zip(planned) {
+            let attached = attach(&shell.vm, &shell.memory, &mut buses.mmio, events, index, &id, device)?;
+            devices.push(attached);
+        }
+        Ok(Assembled {
+            shell,
+            devices,
+            fixed,
+            buses,
+        })
+    }
+
+    fn start(self, events: &EventLoop, pagemap: File, on_start: fn()) -> Result<Machine, AssembleError> {
+        let Assembled {
+            shell,
+            devices,
+            fixed,
+            buses,
+        } = self;
+        let Shell {
+            vcpus,
+            platform,
+            vm,
+            memory,
+            options,
+            warnings: _,
+        } = shell;
+        let wake = EventFd::new(vmm_sys_util::eventfd::EFD_NONBLOCK | vmm_sys_util::eventfd::EFD_CLOEXEC)
+            .map_err(AssembleError::Wake)?;
+        events.add(borrowed(&wake), Key::Vcpu).map_err(AssembleError::Wake)?;
+        ringwall_sys::kick::install().map_err(AssembleError::Wake)?;
+        let (sender, vcpu_events) = channel();
+        let platform = Arc::new(platform);
+        let context = VcpuContext {
+            buses: Arc::new(buses),
+            platform: platform.clone(),
+            events: sender,
+            wake: Arc::new(wake),
+            on_start,
+        };
+        let handles: Result<Vec<_>, _> = (0..)
+            .zip(vcpus)
+            .map(|(index, vcpu)| VcpuHandle::start(index, vcpu, context.clone()))
+            .collect();
+        Ok(Machine {
+            vcpus: handles?,
+            devices,
+            fixed,
+            platform,
+            vm,
+            memory,
+            options,
+            is_running: false,
+            vcpu_events,
+            wake: context.wake,
+            pagemap,
+            base: None,
+        })
+    }
+}
+
+impl Machine {
+    /// Puts a kernel into a shell. The machine is paused.
+    ///
+    /// # Errors
+    /// See [`BootError`].
+    pub fn boot(
+        shell: Shell,
+        planned: Vec<Planned>,
+        files: BootFiles<'_>,
+        events: &EventLoop,
+        around: Surroundings,
+    ) -> Result<Self, BootError> {
+        let assembled = Assembled::new(shell, planned, events, around.console)?;
+        let shell = &assembled.shell;
+        let BootFiles {
+            mut kernel,
+            initrd,
+            command_line,
+            rng_seed,
+        } = files;
+        let bytes = length(&kernel, "kernel")?;
+        let loaded = native::load_kernel(&shell.memory, &mut kernel, bytes)?;
+        let initrd: Option<Range<u64>> = match initrd {
+            None => None,
+            Some(mut file) => {
+                let bytes = length(&file, "initrd")?;
+                Some(native::load_initrd(&shell.memory, &mut file, bytes, &loaded)?)
+            }
+        };
+        let virtio: Vec<MmioSlot> = assembled.devices.iter().map(|device| device.slot).collect();
+        let board = Board {
+            vcpus: shell.options.vcpus,
+            ram_bytes: shell.options.ram_bytes,
+            command_line,
+            initrd,
+            virtio: &virtio,
+            gic: shell.platform.gic(),
+            serial: true,
+            vmgenid: false,
+            rng_seed,
+        };
+        let boot = native::write_boot_tables(&shell.memory, &board, &loaded)?;
+        if let Some(first) = shell.vcpus.first() {
+            native::set_boot_registers(first, &boot)?;
+        }
+        Ok(assembled.start(events, around.pagemap, around.on_vcpu_start)?)
+    }
+
+    /// Puts a snapshot into a shell that was made as the snapshot's VM. The machine is paused.
+    ///
+    /// # Errors
+    /// See [`RestoreMachineError`].
+    pub fn restore(
+        shell: Shell,
+        planned: Vec<Planned>,
+        document: Document,
+        memory_file: File,
+        events: &EventLoop,
+        around: Surroundings,
+    ) -> Result<Self, RestoreMachineError> {
+        let (found, prepared) = (document.shape(), shape(&shell.options));
+        if found != prepared {
+            return Err(RestoreMachineError::Shape {
+                snapshot: found,
+                prepared,
+            });
+        }
+        memory::map_over(&shell.memory, &memory_file)?;
+        let assembled = Assembled::new(shell, planned, events, around.console)?;
+        let shell = &assembled.shell;
+        for (index, (vcpu, state)) in shell.vcpus.iter().zip(&document.vcpus).enumerate() {
+            shell
+                .platform
+                .restore_vcpu(vcpu, state)
+                .map_err(|source| RestoreMachineError::Vcpu { index, source })?;
+        }
+        shell.platform.restore(&shell.vm, &document.platform)?;
+        assembled.fixed.restore(document.board)?;
+        let mut records = document.devices.into_iter();
+        for attached in &assembled.devices {
+            let record = records.next().filter(|record| record.id == attached.id);
+            let Some(record) = record else {
+                return Err(RestoreMachineError::Devices {
+                    found: None,
+                    wanted: Some(attached.id.clone()),
+                });
+            };
+            attached
+                .transport()
+                .restore(record.state)
+                .map_err(|source| RestoreMachineError::Device { id: record.id, source })?;
+        }
+        if let Some(more) = records.next() {
+            return Err(RestoreMachineError::Devices {
+                found: Some(more.id),
+                wanted: None,
+            });
+        }
+        let mut machine = assembled.start(events, around.pagemap, around.on_vcpu_start)?;
+        machine.base = Some(memory_file);
+        for index in 0..machine.devices.len() {
+            machine.follow(events, index).map_err(AssembleError::Wake)?;
+        }
+        for device in &machine.devices {
+            device.transport().kick_all();
+        }
+        Ok(machine)
+    }
+
+    /// Runs the guest.
+    ///
+    /// # Errors
+    /// A vCPU that can't be told to.
+    pub fn resume(&mut self) -> Result<(), VcpuError> {
+        // The last first: the boot vCPU finds the others waiting for it.
+        for vcpu in self.vcpus.iter().rev() {
+            vcpu.resume()?;
+        }
+        self.is_running = true;
+        Ok(())
+    }
+
+    /// Stops the guest. Its devices go on with what they have begun.
+    ///
+    /// # Errors
+    /// A vCPU that can't be told to.
+    pub fn pause(&mut self) -> Result<(), VcpuError> {
+        for vcpu in &self.vcpus {
+            vcpu.pause()?;
+        }
+        self.is_running = false;
+        Ok(())
+    }
+
+    /// Whether the guest runs.
+    #[must_use]
+    pub const fn is_running(&self) -> bool {
+        self.is_running
+    }
+
+    /// What it was made as.
+    #[must_use]
+    pub const fn options(&self) -> ShellOptions {
+        self.options
+    }
+
+    /// Guest memory.
+    #[must_use]
+    pub const fn memory(&self) -> &GuestRam {
+        &self.memory
+    }
+
+    /// KVM's object.
+    #[must_use]
+    pub const fn vm(&self) -> &VmFd {
+        &self.vm
+    }
+
+    /// The file that memory was restored from.
+    #[must_use]
+    pub const fn base(&self) -> Option<&File> {
+        self.base.as_ref()
+    }
+
+    /// `/proc/self/pagemap`.
+    #[must_use]
+    pub const fn pagemap(&self) -> &File {
+        &self.pagemap
+    }
+
+    /// The board's own devices.
+    #[must_use]
+    pub const fn fixed(&self) -> &Fixed {
+        &self.fixed
+    }
+
+    /// A virtio device, by its name in the configuration.
+    #[must_use]
+    pub fn device(&self, id: &str) -> Option<&Attached> {
+        self.devices.iter().find(|device| device.id == id)
+    }
+
+    /// Does what a ready descriptor asks for; returns what the machine has to say.
+    ///
+    /// # Errors
+    /// A descriptor that can't be waited on.
+    pub fn handle(&mut self, key: Key, events: &EventLoop) -> io::Result<Vec<MachineEvent>> {
+        match key {
+            Key::Queue { device, queue } => {
+                if let Some(attached) = self.devices.get(usize::from(device)) {
+                    attached.transport().notified(queue);
+                }
+            }
+            Key::Source { device, token } => {
+                if let Some(attached) = self.devices.get(usize::from(device)) {
+                    attached.transport().ready(token);
+                }
+            }
+            Key::Changed { device } => self.follow(events, usize::from(device))?,
+            Key::System => return Ok(self.fixed.told().into_iter().map(MachineEvent::System).collect()),
+            Key::Vcpu => {
+                let _empty = self.wake.read();
+                return Ok(self.vcpu_events.try_iter().map(MachineEvent::Vcpu).collect());
+            }
+            Key::Wake | Key::SerialInput | Key::SerialRoom | Key::FaultHandler | Key::Other(_) => {}
+        }
+        Ok(Vec::new())
+    }
+
+    fn follow(&mut self, events: &EventLoop, index: usize) -> io::Result<()> {
+        let Some(attached) = self.devices.get_mut(index) else {
+            return Ok(());
+        };
+        attached.follow(events, u16::try_from(index).unwrap_or(u16::MAX))
+    }
+
+    /// Reads the state of everything but memory. The machine must be paused; it may be resumed afterwards, once memory is saved too.
+    ///
+    /// # Errors
+    /// See [`SaveMachineError`].
+    pub fn save(&self, configuration: serde_json::Value) -> Result<Document, SaveMachineError> {
+        if self.is_running {
+            return Err(SaveMachineError::Running);
+        }
+        for device in &self.devices {
+            device
+                .transport()
+                .quiesce()
+                .map_err(|source| SaveMachineError::Device {
+                    id: device.id.clone(),
+                    source,
+                })?;
+        }
+        let vcpus: Result<Vec<_>, _> = self.vcpus.iter().map(VcpuHandle::save).collect();
+        Ok(Document {
+            options: self.options,
+            configuration,
+            vcpus: vcpus?,
+            platform: self.platform.save(&self.vm)?,
+            board: self.fixed.save(),
+            devices: self
+                .devices
+                .iter()
+                .map(|device| DeviceRecord {
+                    id: device.id.clone(),
+                    state: device.transport().save(),
+                })
+                .collect(),
+        })
+    }
+}
+
+/// How a kind of VM is told in errors.
+pub(crate) fn shape(options: &ShellOptions) -> String {
+    format!("{} vCPUs and {} bytes of memory", options.vcpus, options.ram_bytes)
+}
+
+fn length(file: &File, what: &'static str) -> Result<u64, BootError> {
+    Ok(file
+        .metadata()
+        .map_err(|source| BootError::File { what, source })?
+        .len())
+}

@@ -1,0 +1,49 @@
+//! What a snapshot knows beside memory.
+
+use ringwall_arch::native;
+use ringwall_devices::virtio::mmio::MmioState;
+use serde::{Deserialize, Serialize};
+
+use crate::board::BoardState;
+use crate::machine::shape;
+use crate::shell::ShellOptions;
+
+/// A device's state under its name.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceRecord {
+    /// How the configuration names it.
+    pub id: String,
+    /// Registers, queues and the device's own.
+    pub state: MmioState,
+}
+
+/// The state file's document. Its lists are bounded by the file's length.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Document {
+    /// What kind of VM.
+    pub options: ShellOptions,
+    /// The configuration that its devices were made from, as `GET /vm/config` has it.
+    pub configuration: serde_json::Value,
+    /// One for each vCPU.
+    pub vcpus: Vec<native::VcpuState>,
+    /// Interrupt controllers and timers.
+    pub platform: native::PlatformState,
+    /// The board's own devices.
+    pub board: BoardState,
+    /// The virtio devices, in the order of their places.
+    pub devices: Vec<DeviceRecord>,
+}
+
+impl Document {
+    /// What kind of VM, in words; a document with another number of vCPUs than it says is of no kind.
+    #[must_use]
+    pub fn shape(&self) -> String {
+        if self.vcpus.len() == usize::from(self.options.vcpus) {
+            shape(&self.options)
+        } else {
+            format!("{} of {} vCPUs", self.vcpus.len(), self.options.vcpus)
+        }
+    }
+}
