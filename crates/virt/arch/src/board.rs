@@ -105,6 +105,8 @@ pub struct Board<'a> {
     pub gic: Option<GicDescription>,
     /// Whether there is a serial port at `layout::serial`.
     pub serial: bool,
+    /// Whether there is a keyboard controller (x86_64 only, `layout::I8042`).
+    pub keyboard: bool,
     /// Whether there is a generation id at `layout::vmgenid`.
     pub vmgenid: bool,
     /// Fresh random bytes for the guest's generator. Each boot needs its own; may be empty.

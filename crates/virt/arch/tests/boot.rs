@@ -4,6 +4,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
+    clippy::print_stdout,
     reason = "a test: it may panic and print, and its numbers are small"
 )]
 
@@ -105,6 +106,7 @@ impl Machine {
             virtio: &virtio,
             gic: self.platform.gic(),
             serial: true,
+            keyboard: true,
             vmgenid: true,
             rng_seed: &[7; 32],
         };

@@ -7,9 +7,10 @@ use crate::board::{Board, BootTablesError, MAX_VCPUS};
 use crate::load::in_ram;
 use crate::x86_64::gdt::{FLAT_32, FLAT_64};
 use crate::x86_64::kernel::{BootProtocol, LoadedKernel, memory_map};
+use crate::x86_64::layout::{ACPI_BYTES, ACPI_TABLES, PAGE_TABLES, ZERO_PAGE};
 use crate::x86_64::layout::{COMMAND_LINE, COMMAND_LINE_BYTES, GDT, IDT, PVH_MEMORY_MAP, PVH_MODULES, PVH_START_INFO};
-use crate::x86_64::pvh;
 use crate::x86_64::registers::{BootRegisters, boot_registers};
+use crate::x86_64::{acpi, page_tables, pvh, zero_page};
 
 /// What `set_boot_registers` needs to start a guest whose tables are written.
 #[derive(Debug, Clone)]
@@ -27,7 +28,7 @@ pub fn write_boot_tables(
     kernel: &LoadedKernel,
 ) -> Result<BootInfo, BootTablesError> {
     check(ram, board, kernel)?;
-    let rsdp = 0;
+    let rsdp = write_acpi(ram, board)?;
     write_command_line(ram, board.command_line)?;
     let segments = if kernel.protocol == BootProtocol::Pvh {
         FLAT_32
@@ -43,7 +44,16 @@ pub fn write_boot_tables(
     write(ram, "IDT", IDT, &[0; 8])?;
     match &kernel.protocol {
         BootProtocol::Pvh => write_pvh(ram, board, rsdp)?,
-        BootProtocol::Linux64 { .. } => {}
+        BootProtocol::Linux64 { setup } => {
+            let page = zero_page::boot_params(
+                setup.as_deref(),
+                &memory_map(board.ram_bytes),
+                board.initrd.as_ref(),
+                rsdp,
+            );
+            write(ram, "boot_params", ZERO_PAGE, &page)?;
+            write(ram, "page tables", PAGE_TABLES, &page_tables::identity())?;
+        }
     }
     Ok(BootInfo {
         registers: boot_registers(kernel),
@@ -79,6 +89,20 @@ fn write_command_line(ram: &GuestRam, command_line: &str) -> Result<(), BootTabl
     let mut bytes = command_line.as_bytes().to_vec();
     bytes.push(0);
     write(ram, "command line", COMMAND_LINE, &bytes)
+}
+
+/// Writes the ACPI tables and says where their root is.
+fn write_acpi(ram: &GuestRam, board: &Board<'_>) -> Result<u64, BootTablesError> {
+    let tables = acpi::tables(board, ACPI_TABLES)?;
+    if tables.len() > ACPI_BYTES {
+        return Err(BootTablesError::TooLarge {
+            table: "ACPI tables",
+            bytes: tables.len(),
+            most: ACPI_BYTES,
+        });
+    }
+    write(ram, "ACPI tables", ACPI_TABLES, &tables)?;
+    Ok(ACPI_TABLES)
 }
 
 fn write_pvh(ram: &GuestRam, board: &Board<'_>, rsdp: u64) -> Result<(), BootTablesError> {

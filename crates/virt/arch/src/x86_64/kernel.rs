@@ -6,8 +6,9 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::GuestRam;
 use crate::load::{KernelFile, LoadInitrdError, LoadKernelError, Source, initrd_into};
-use crate::x86_64::elf;
+
 use crate::x86_64::layout::{GAP_START, HIGH_MEMORY, LOW_MEMORY_END, ram_regions};
+use crate::x86_64::{bzimage, elf};
 
 /// How a kernel is entered and told of its machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +48,13 @@ pub fn load_kernel(ram: &GuestRam, file: &mut impl KernelFile, length: u64) -> R
     let magic: [u8; 4] = source.array("magic", 0)?;
     if magic == elf::MAGIC {
         return elf::load(ram, &mut source);
+    }
+    // A file too short for the header is no bzImage; that is said below.
+    if source
+        .array("setup header", bzimage::MAGIC_AT)
+        .is_ok_and(|magic: [u8; 4]| magic == bzimage::MAGIC)
+    {
+        return bzimage::load(ram, &mut source);
     }
     Err(LoadKernelError::UnknownFormat {
         architecture: "x86_64",

@@ -2,14 +2,18 @@
 
 pub mod layout;
 
+mod acpi;
 mod boot_tables;
+mod bzimage;
 mod cpuid;
 mod elf;
 mod gdt;
 mod kernel;
 mod msrs;
+mod page_tables;
 mod pvh;
 mod registers;
+mod zero_page;
 
 #[cfg(target_arch = "x86_64")]
 mod kvm;
