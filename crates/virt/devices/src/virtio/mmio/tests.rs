@@ -1,1 +1,608 @@
+//! The transport with a driver that keeps the rules, and with accesses that don't.
 
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use proptest::prelude::*;
+use ringwall_arch::GuestRam;
+use vm_memory::Bytes as _;
+
+use super::driver::{MmioDriver, offsets};
+use super::{MmioState, MmioTransport, MmioWindow, WINDOW_BYTES};
+use crate::bus::SharedBusDevice as _;
+use crate::virtio::testing::{Buffer, DriverQueue, Used, ram};
+use crate::virtio::{ActivateError, DeviceError, Fault, RestoreError, Session, VirtioDevice};
+
+/// What the test sees of a device that the transport owns.
+#[derive(Debug, Default)]
+struct Seen {
+    activated: AtomicU32,
+    reset: AtomicU32,
+}
+
+/// Answers each chain with how many bytes it could read. What else it does depends on the first byte.
+#[derive(Debug)]
+struct Counter {
+    seen: Arc<Seen>,
+    configuration: [u8; 8],
+    /// Takes chains, and answers none until it is quiesced or restored.
+    held: Vec<u16>,
+    refuses: bool,
+}
+
+/// A feature that the device offers.
+const FEATURE: u64 = 1 << 5;
+
+impl VirtioDevice for Counter {
+    fn id(&self) -> u32 {
+        42
+    }
+    fn name(&self) -> &str {
+        "counter"
+    }
+    fn queue_sizes(&self) -> &[u16] {
+        &[8, 16]
+    }
+    fn features(&self) -> u64 {
+        FEATURE
+    }
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        for (place, byte) in (offset..).zip(data) {
+            *byte = self
+                .configuration
+                .get(usize::try_from(place).unwrap())
+                .copied()
+                .unwrap_or(0);
+        }
+    }
+    fn write_config(&mut self, offset: u64, data: &[u8]) {
+        for (place, byte) in (offset..).zip(data) {
+            if let Some(own) = self.configuration.get_mut(usize::try_from(place).unwrap()) {
+                *own = *byte;
+            }
+        }
+    }
+    fn activate(&mut self, _session: &mut Session) -> Result<(), ActivateError> {
+        self.seen.activated.fetch_add(1, Ordering::SeqCst);
+        if self.refuses {
+            return Err(ActivateError {
+                what: "a test",
+                source: None,
+            });
+        }
+        Ok(())
+    }
+    fn reset(&mut self) {
+        self.held.clear();
+        self.seen.reset.fetch_add(1, Ordering::SeqCst);
+    }
+    fn notified(&mut self, queue: u16, session: &mut Session) -> Result<(), DeviceError> {
+        let index = usize::from(queue);
+        while let Some(chain) = session.queues[index].pop(&session.memory)? {
+            let first: u8 = match chain.readable.first() {
+                Some(segment) => session.memory.read_obj(segment.address).unwrap(),
+                None => 0,
+            };
+            match first {
+                b'h' => self.held.push(chain.head),
+                b'g' => {
+                    return Err(Fault::Request {
+                        queue,
+                        what: "asked to",
+                    }
+                    .into());
+                }
+                b'e' => {
+                    return Err(DeviceError::Host {
+                        what: "a test",
+                        source: io::ErrorKind::Other.into(),
+                    });
+                }
+                _ => {
+                    let bytes = u32::try_from(chain.readable_bytes()).unwrap();
+                    session.queues[index].add_used(&session.memory, chain.head, bytes)?;
+                }
+            }
+        }
+        session.signal(queue)
+    }
+    fn save(&self) -> serde_json::Value {
+        serde_json::json!({ "held": self.held })
+    }
+    fn restore(&mut self, state: serde_json::Value) -> Result<(), RestoreError> {
+        self.held = serde_json::from_value(state["held"].clone())?;
+        Ok(())
+    }
+}
+
+struct Rig {
+    memory: GuestRam,
+    transport: Arc<Mutex<MmioTransport>>,
+    window: MmioWindow,
+    seen: Arc<Seen>,
+}
+
+const MEMORY_BYTES: usize = 0x20000;
+
+impl Rig {
+    fn new() -> Self {
+        Rig::with(ram(MEMORY_BYTES), false)
+    }
+
+    fn with(memory: GuestRam, refuses: bool) -> Self {
+        let seen = Arc::new(Seen::default());
+        let device = Counter {
+            seen: seen.clone(),
+            configuration: *b"abcdefgh",
+            held: Vec::new(),
+            refuses,
+        };
+        let transport = MmioTransport::new(Box::new(device), memory.clone()).unwrap();
+        let transport = Arc::new(Mutex::new(transport));
+        Rig {
+            window: MmioWindow::new(&transport),
+            memory,
+            transport,
+            seen,
+        }
+    }
+
+    fn driver(&self) -> MmioDriver<'_> {
+        MmioDriver::new(&self.window)
+    }
+
+    fn up(&self) -> Vec<DriverQueue> {
+        self.driver().bring_up(&self.memory, 0x1000, 0)
+    }
+
+    /// What the VMM's loop does for the events that are readable.
+    fn turn(&self) {
+        let mut transport = self.transport.lock().unwrap();
+        for number in 0..2_u16 {
+            if transport.queue_events()[usize::from(number)].read().is_ok() {
+                transport.notified(number);
+            }
+        }
+    }
+
+    fn interrupted(&self) -> bool {
+        self.transport.lock().unwrap().interrupt_event().read().is_ok()
+    }
+
+    fn submit(&self, queue: &mut DriverQueue, bytes: &[u8]) -> u16 {
+        self.memory.write_slice(bytes, vm_memory::GuestAddress(0x8000)).unwrap();
+        queue.add(&[Buffer::readable(0x8000, u32::try_from(bytes.len()).unwrap())])
+    }
+}
+
+#[test]
+fn a_driver_brings_a_device_up_and_uses_it() {
+    let rig = Rig::new();
+    let driver = rig.driver();
+    let identity = [0x0, 0x4, 0x8].map(|offset| driver.read(offset));
+    assert_eq!(identity, [u32::from_le_bytes(*b"virt"), 2, 42]);
+    assert_eq!(driver.features(), FEATURE | 1 << 29 | 1 << 32);
+    let mut queues = rig.up();
+    assert!(rig.transport.lock().unwrap().is_active());
+    assert!(rig.transport.lock().unwrap().take_change());
+    for round in 0..50 {
+        let queue = &mut queues[1];
+        queue.set_used_event(queue.used_index());
+        let head = rig.submit(queue, b"xyz");
+        driver.write(offsets::NOTIFY, 1);
+        rig.turn();
+        let answer = Used {
+            head: head.into(),
+            written: 3,
+        };
+        assert_eq!(queue.take_used(), [answer], "{round}");
+        assert!(rig.interrupted());
+        assert_eq!(driver.read(offsets::INTERRUPT_STATUS), 1);
+        driver.write(offsets::INTERRUPT_ACKNOWLEDGE, 1);
+        assert_eq!(driver.read(offsets::INTERRUPT_STATUS), 0);
+    }
+}
+
+#[test]
+fn features_that_are_not_on_offer_are_not_agreed_on() {
+    let rig = Rig::new();
+    for features in [1 << 32 | 1 << 6, FEATURE, 0, u64::MAX, 1 << 32 | 1 << 63] {
+        assert!(!rig.driver().negotiate(features), "{features:#x}");
+        assert_eq!(rig.driver().read(offsets::STATUS), 3);
+        // And what would come later doesn't come either.
+        rig.driver().write(offsets::STATUS, 0xf);
+        assert_eq!(rig.driver().read(offsets::STATUS), 3);
+    }
+    assert!(rig.driver().negotiate(1 << 32));
+    // Too late for others.
+    rig.driver().write(offsets::DRIVER_FEATURES, u32::MAX);
+    rig.driver().write(offsets::STATUS, 0xf);
+    let mut transport = rig.transport.lock().unwrap();
+    let features = transport.with_device::<Counter, _>(|_, session| Ok(session.map(|session| session.features)));
+    assert_eq!(features.unwrap().unwrap(), Some(1 << 32));
+}
+
+#[test]
+fn queues_are_configured_only_when_that_is_legal() {
+    let rig = Rig::new();
+    let driver = rig.driver();
+    let queue = DriverQueue::new(&rig.memory, 0x1000, 8);
+    // Before features are agreed on.
+    assert!(!driver.set_up(0, &queue));
+    assert!(driver.negotiate(driver.features()));
+    // No such queue.
+    assert!(!driver.set_up(2, &queue));
+    assert!(!driver.set_up(u32::MAX, &queue));
+    assert_eq!(driver.read(offsets::QUEUE_SIZE_MAX), 0);
+    assert!(driver.set_up(0, &queue));
+    // Ready: nothing changes any more.
+    for (offset, value) in [
+        (offsets::QUEUE_SIZE, 4),
+        (offsets::RINGS[0], 0x4000),
+        (offsets::RINGS[2] + 4, 1),
+    ] {
+        driver.write(offset, value);
+    }
+    let record = rig.transport.lock().unwrap().save().queues[0];
+    assert_eq!(
+        (record.size, record.descriptors, record.used),
+        (8, queue.table, queue.used)
+    );
+    // Sizes that can't be.
+    driver.write(offsets::QUEUE_SELECT, 1);
+    for size in [0, 3, 17, 32, 0x1_0008, u32::MAX] {
+        driver.write(offsets::QUEUE_SIZE, size);
+        assert_eq!(rig.transport.lock().unwrap().save().queues[1].size, 16, "{size}");
+    }
+}
+
+#[test]
+fn rings_that_are_misaligned_or_not_in_memory_are_refused() {
+    let end = MEMORY_BYTES as u64;
+    for (ring, address) in [
+        (0, 0x1008),
+        (1, 0x1001),
+        (2, 0x1002),
+        (0, end),
+        (0, end - 64),
+        (1, end - 8),
+        (2, end - 16),
+        (0, !15_u64),
+        (1, !15_u64),
+        (2, 1 << 40),
+    ] {
+        let rig = Rig::new();
+        let driver = rig.driver();
+        assert!(driver.negotiate(driver.features()));
+        let mut queue = DriverQueue::new(&rig.memory, 0x1000, 8);
+        *[&mut queue.table, &mut queue.available, &mut queue.used][ring] = address;
+        let _ready = driver.set_up(0, &queue);
+        assert_eq!(driver.read(offsets::STATUS) & 64, 64, "{ring} at {address:#x}");
+        driver.write(offsets::STATUS, 0xf);
+        assert!(!rig.transport.lock().unwrap().is_active());
+        // A reset helps.
+        drop(rig.up());
+        assert!(rig.transport.lock().unwrap().is_active());
+    }
+}
+
+#[test]
+fn a_reset_comes_at_any_time() {
+    let rig = Rig::new();
+    for round in 1..=3 {
+        let mut queues = rig.up();
+        rig.submit(&mut queues[0], b"h");
+        rig.driver().write(offsets::NOTIFY, 0);
+        rig.turn();
+        rig.driver().write(offsets::NOTIFY, 1);
+        rig.driver().write(offsets::STATUS, 0);
+        assert_eq!(rig.driver().read(offsets::STATUS), 0);
+        assert_eq!(rig.driver().read(offsets::INTERRUPT_STATUS), 0);
+        assert_eq!(rig.driver().read(offsets::QUEUE_READY), 0);
+        let transport = rig.transport.lock().unwrap();
+        assert!(!transport.is_active());
+        // The notification of before is gone.
+        assert!(transport.queue_events()[1].read().is_err());
+        assert_eq!(rig.seen.activated.load(Ordering::SeqCst), round);
+        assert_eq!(transport.metrics().resets.load(Ordering::SeqCst), u64::from(round));
+    }
+}
+
+#[test]
+fn a_fault_of_the_driver_needs_a_reset() {
+    let rig = Rig::new();
+    let mut queues = rig.up();
+    rig.submit(&mut queues[0], b"g");
+    rig.driver().write(offsets::NOTIFY, 0);
+    rig.turn();
+    assert_eq!(rig.driver().read(offsets::STATUS), 0x4f);
+    assert_eq!(rig.driver().read(offsets::INTERRUPT_STATUS), 2);
+    assert!(rig.interrupted());
+    assert_eq!(
+        rig.transport
+            .lock()
+            .unwrap()
+            .metrics()
+            .guest_faults
+            .load(Ordering::SeqCst),
+        1
+    );
+    // Not called any more.
+    rig.submit(&mut queues[0], b"x");
+    rig.driver().write(offsets::NOTIFY, 0);
+    rig.turn();
+    assert!(queues[0].take_used().is_empty());
+    assert!(rig.transport.lock().unwrap().sources().is_empty());
+    let mut queues = rig.up();
+    rig.submit(&mut queues[0], b"x");
+    rig.driver().write(offsets::NOTIFY, 0);
+    rig.turn();
+    assert_eq!(queues[0].take_used().len(), 1);
+}
+
+#[test]
+fn a_failure_of_the_host_is_counted_and_the_device_goes_on() {
+    let rig = Rig::new();
+    let mut queues = rig.up();
+    rig.submit(&mut queues[0], b"e");
+    rig.transport.lock().unwrap().notified(0);
+    rig.submit(&mut queues[0], b"x");
+    rig.transport.lock().unwrap().notified(0);
+    assert_eq!(rig.driver().read(offsets::STATUS), 0xf);
+    assert_eq!(queues[0].take_used().len(), 1);
+    assert_eq!(
+        rig.transport
+            .lock()
+            .unwrap()
+            .metrics()
+            .host_failures
+            .load(Ordering::SeqCst),
+        1
+    );
+}
+
+#[test]
+fn a_driver_that_gives_up_takes_its_memory_back() {
+    let rig = Rig::new();
+    drop(rig.up());
+    let resets = rig.seen.reset.load(Ordering::SeqCst);
+    rig.driver().write(offsets::STATUS, 0x8f);
+    assert_eq!(rig.driver().read(offsets::STATUS), 0x8f);
+    assert_eq!(rig.seen.reset.load(Ordering::SeqCst), resets + 1);
+    assert!(!rig.transport.lock().unwrap().is_active());
+}
+
+#[test]
+fn a_device_that_can_not_be_activated_says_so() {
+    let rig = Rig::with(ram(MEMORY_BYTES), true);
+    let driver = rig.driver();
+    assert!(driver.negotiate(driver.features()));
+    driver.write(offsets::STATUS, 0xf);
+    assert_eq!(driver.read(offsets::STATUS), 0x4f);
+    assert_eq!(driver.read(offsets::INTERRUPT_STATUS), 2);
+    assert!(!rig.transport.lock().unwrap().is_active());
+}
+
+#[test]
+fn the_configuration_space_is_read_and_written_in_any_width() {
+    let rig = Rig::new();
+    let mut data = [0; 8];
+    rig.window.read(0x100, &mut data);
+    assert_eq!(data, *b"abcdefgh");
+    let mut data = [0; 2];
+    rig.window.read(0x107, &mut data);
+    assert_eq!(data, *b"h\0");
+    // Not before there is a driver.
+    rig.window.write(0x100, b"X");
+    rig.driver().write(offsets::STATUS, 1);
+    rig.driver().write(offsets::STATUS, 3);
+    rig.window.write(0x101, b"YZ");
+    let mut data = [0; 4];
+    rig.window.read(0x100, &mut data);
+    assert_eq!(data, *b"aYZd");
+}
+
+#[test]
+fn a_change_of_the_configuration_is_told_and_counted() {
+    let rig = Rig::new();
+    drop(rig.up());
+    let before = rig.driver().read(offsets::GENERATION);
+    let mut transport = rig.transport.lock().unwrap();
+    let changed = transport.with_device(|device: &mut Counter, session| {
+        device.configuration[0] = b'!';
+        session.unwrap().signal_configuration();
+        Ok(())
+    });
+    changed.unwrap().unwrap();
+    let wrong = transport.with_device(|_: &mut crate::virtio::rng::Rng, _| Ok(()));
+    assert!(wrong.is_none());
+    drop(transport);
+    assert_eq!(rig.driver().read(offsets::GENERATION), before + 1);
+    assert_eq!(rig.driver().read(offsets::INTERRUPT_STATUS), 2);
+}
+
+/// Firecracker's bug: descriptors that were in flight at the snapshot are lost.
+#[test]
+fn what_is_in_flight_at_a_snapshot_is_not_lost() {
+    let rig = Rig::new();
+    let mut queues = rig.up();
+    rig.submit(&mut queues[0], b"x");
+    rig.transport.lock().unwrap().notified(0);
+    rig.submit(&mut queues[0], b"h");
+    rig.transport.lock().unwrap().notified(0);
+    // This one's notification is still in its event.
+    rig.submit(&mut queues[0], b"xx");
+    rig.driver().write(offsets::NOTIFY, 0);
+    let state = {
+        let mut transport = rig.transport.lock().unwrap();
+        transport.quiesce().unwrap();
+        transport.save()
+    };
+    let text = serde_json::to_vec(&state).unwrap();
+    let state: MmioState = serde_json::from_slice(&text).unwrap();
+    assert_eq!(state.queues[0].next_available, 2);
+    assert_eq!(state.queues[0].next_used, 1);
+
+    let restored = Rig::with(rig.memory.clone(), false);
+    {
+        let mut transport = restored.transport.lock().unwrap();
+        transport.restore(state.clone()).unwrap();
+        assert_eq!(transport.save(), state);
+        assert!(transport.is_active());
+        transport.kick_all();
+    }
+    assert!(restored.interrupted());
+    assert_eq!(restored.driver().read(offsets::INTERRUPT_STATUS) & 1, 1);
+    restored.turn();
+    assert_eq!(queues[0].take_used().len(), 2);
+    let mut transport = restored.transport.lock().unwrap();
+    let held = transport.with_device(|device: &mut Counter, _| Ok(device.held.clone()));
+    assert_eq!(held.unwrap().unwrap(), [1]);
+}
+
+#[test]
+fn a_device_that_needs_a_reset_still_does_after_a_restore() {
+    let rig = Rig::new();
+    let mut queues = rig.up();
+    rig.submit(&mut queues[0], b"g");
+    rig.transport.lock().unwrap().notified(0);
+    let state = rig.transport.lock().unwrap().save();
+    let restored = Rig::with(rig.memory.clone(), false);
+    let mut transport = restored.transport.lock().unwrap();
+    transport.restore(state.clone()).unwrap();
+    transport.kick_all();
+    assert!(!transport.is_active());
+    assert_eq!(transport.save().queues, state.queues);
+    drop(transport);
+    assert_eq!(restored.driver().read(offsets::STATUS), 0x4f);
+    assert_eq!(restored.driver().read(offsets::INTERRUPT_STATUS) & 2, 2);
+    drop(restored.up());
+}
+
+#[test]
+fn a_saved_state_that_does_not_fit_is_refused() {
+    let rig = Rig::new();
+    drop(rig.up());
+    let good = rig.transport.lock().unwrap().save();
+    type Spoil = fn(&mut MmioState);
+    let table: [(&str, Spoil); 14] = [
+        ("it is of device 1, not 42", |state| state.device_id = 1),
+        ("its status 0x5 can't be", |state| state.status = 5),
+        ("its status 0x1f can't be", |state| state.status = 0x1f),
+        ("it has 1 queues, not 2", |state| state.queues.truncate(1)),
+        ("features 0x40 are in use and not on offer", |state| {
+            state.driver_features |= 0x40
+        }),
+        ("features are in use without VIRTIO_F_VERSION_1", |state| {
+            state.driver_features = 0
+        }),
+        ("queue 0: its largest size is another", |state| {
+            state.queues[0].max_size = 16
+        }),
+        ("queue 1: its size or the rings' alignment is not legal", |state| {
+            state.queues[1].size = 3
+        }),
+        ("queue 1: its size or the rings' alignment is not legal", |state| {
+            state.queues[1].size = 32
+        }),
+        ("queue 0: its size or the rings' alignment is not legal", |state| {
+            state.queues[0].used = 2
+        }),
+        ("queue 0: its rings are not in memory", |state| {
+            state.queues[0].used = 1 << 40
+        }),
+        ("queue 0: its rings are not in memory", |state| {
+            state.queues[0].descriptors = !15_u64
+        }),
+        ("queue 1: it has more chains in flight than places", |state| {
+            state.queues[1].next_available = 17
+        }),
+        ("queue 0: it has more chains in flight than places", |state| {
+            state.queues[0].next_used = 1
+        }),
+    ];
+    for (expected, spoil) in table {
+        let mut state = good.clone();
+        spoil(&mut state);
+        let fresh = Rig::with(rig.memory.clone(), false);
+        let error = fresh.transport.lock().unwrap().restore(state).unwrap_err();
+        assert_eq!(error.to_string(), format!("the saved state does not fit: {expected}"));
+    }
+    let mut state = good.clone();
+    state.device = serde_json::json!(7);
+    let error = Rig::with(rig.memory.clone(), false)
+        .transport
+        .lock()
+        .unwrap()
+        .restore(state)
+        .unwrap_err();
+    assert!(matches!(error, RestoreError::Malformed(_)), "{error:?}");
+    let error = Rig::with(rig.memory.clone(), true)
+        .transport
+        .lock()
+        .unwrap()
+        .restore(good)
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the saved state does not fit: counter can't be activated"
+    );
+}
+
+/// Every register in every width, at every offset, in every stage of initialisation.
+#[test]
+fn any_access_at_any_stage_is_harmless() {
+    let mut values = proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha);
+    for stage in 0..5 {
+        let rig = Rig::new();
+        let prepare = || match stage {
+            0 => rig.driver().write(offsets::STATUS, 0),
+            1 => rig.driver().write(offsets::STATUS, 3),
+            2 => drop(rig.driver().negotiate(rig.driver().features())),
+            3 => drop(rig.up()),
+            _ => {
+                drop(rig.up());
+                rig.driver().write(offsets::STATUS, 0x8f);
+            }
+        };
+        for offset in (0..0x120).chain([0x800, WINDOW_BYTES - 8]) {
+            for width in [1, 2, 3, 4, 5, 6, 7, 8] {
+                prepare();
+                for _ in 0..2 {
+                    let mut data = [0; 8];
+                    values.fill_bytes(&mut data);
+                    rig.window.write(offset, &data[..width]);
+                    rig.window.read(offset, &mut data[..width]);
+                    rig.turn();
+                }
+            }
+        }
+        drop(rig.up());
+        assert!(rig.transport.lock().unwrap().is_active());
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_sequence_of_writes_leaves_a_device_that_can_be_reset_and_saved(
+        writes in prop::collection::vec(
+            (prop::sample::select(vec![0x14_u64, 0x20, 0x24, 0x30, 0x38, 0x44, 0x50, 0x64, 0x70, 0x80, 0x84, 0x90, 0x94, 0xa0, 0xa4, 0x100]),
+             prop_oneof![0_u32..20, prop::sample::select(vec![0xb_u32, 0xf, 0x1000, 0x2000, 0x3000, 0x8000_0000]), any::<u32>()]),
+            0..80),
+    ) {
+        let rig = Rig::new();
+        for (offset, value) in writes {
+            rig.driver().write(offset, value);
+            rig.turn();
+        }
+        let state = rig.transport.lock().unwrap().save();
+        let restored = Rig::with(rig.memory.clone(), false);
+        let mut transport = restored.transport.lock().unwrap();
+        transport.restore(state.clone()).unwrap();
+        prop_assert_eq!(transport.save(), state);
+        drop(transport);
+        drop(rig.up());
+        prop_assert!(rig.transport.lock().unwrap().is_active());
+    }
+}
