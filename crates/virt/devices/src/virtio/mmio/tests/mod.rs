@@ -1,15 +1,17 @@
 //! The transport with a driver that keeps the rules, and with accesses that don't.
 
+mod hostile;
+mod snapshot;
+
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use proptest::prelude::*;
 use ringwall_arch::GuestRam;
 use vm_memory::Bytes as _;
 
 use super::driver::{MmioDriver, offsets};
-use super::{MmioState, MmioTransport, MmioWindow, WINDOW_BYTES};
+use super::{MmioTransport, MmioWindow};
 use crate::bus::SharedBusDevice as _;
 use crate::virtio::testing::{Buffer, DriverQueue, Used, ram};
 use crate::virtio::{ActivateError, DeviceError, Fault, RestoreError, Session, VirtioDevice};
@@ -420,189 +422,4 @@ fn a_change_of_the_configuration_is_told_and_counted() {
     drop(transport);
     assert_eq!(rig.driver().read(offsets::GENERATION), before + 1);
     assert_eq!(rig.driver().read(offsets::INTERRUPT_STATUS), 2);
-}
-
-/// Firecracker's bug: descriptors that were in flight at the snapshot are lost.
-#[test]
-fn what_is_in_flight_at_a_snapshot_is_not_lost() {
-    let rig = Rig::new();
-    let mut queues = rig.up();
-    rig.submit(&mut queues[0], b"x");
-    rig.transport.lock().unwrap().notified(0);
-    rig.submit(&mut queues[0], b"h");
-    rig.transport.lock().unwrap().notified(0);
-    // This one's notification is still in its event.
-    rig.submit(&mut queues[0], b"xx");
-    rig.driver().write(offsets::NOTIFY, 0);
-    let state = {
-        let mut transport = rig.transport.lock().unwrap();
-        transport.quiesce().unwrap();
-        transport.save()
-    };
-    let text = serde_json::to_vec(&state).unwrap();
-    let state: MmioState = serde_json::from_slice(&text).unwrap();
-    assert_eq!(state.queues[0].next_available, 2);
-    assert_eq!(state.queues[0].next_used, 1);
-
-    let restored = Rig::with(rig.memory.clone(), false);
-    {
-        let mut transport = restored.transport.lock().unwrap();
-        transport.restore(state.clone()).unwrap();
-        assert_eq!(transport.save(), state);
-        assert!(transport.is_active());
-        transport.kick_all();
-    }
-    assert!(restored.interrupted());
-    assert_eq!(restored.driver().read(offsets::INTERRUPT_STATUS) & 1, 1);
-    restored.turn();
-    assert_eq!(queues[0].take_used().len(), 2);
-    let mut transport = restored.transport.lock().unwrap();
-    let held = transport.with_device(|device: &mut Counter, _| Ok(device.held.clone()));
-    assert_eq!(held.unwrap().unwrap(), [1]);
-}
-
-#[test]
-fn a_device_that_needs_a_reset_still_does_after_a_restore() {
-    let rig = Rig::new();
-    let mut queues = rig.up();
-    rig.submit(&mut queues[0], b"g");
-    rig.transport.lock().unwrap().notified(0);
-    let state = rig.transport.lock().unwrap().save();
-    let restored = Rig::with(rig.memory.clone(), false);
-    let mut transport = restored.transport.lock().unwrap();
-    transport.restore(state.clone()).unwrap();
-    transport.kick_all();
-    assert!(!transport.is_active());
-    assert_eq!(transport.save().queues, state.queues);
-    drop(transport);
-    assert_eq!(restored.driver().read(offsets::STATUS), 0x4f);
-    assert_eq!(restored.driver().read(offsets::INTERRUPT_STATUS) & 2, 2);
-    drop(restored.up());
-}
-
-#[test]
-fn a_saved_state_that_does_not_fit_is_refused() {
-    let rig = Rig::new();
-    drop(rig.up());
-    let good = rig.transport.lock().unwrap().save();
-    type Spoil = fn(&mut MmioState);
-    let table: [(&str, Spoil); 14] = [
-        ("it is of device 1, not 42", |state| state.device_id = 1),
-        ("its status 0x5 can't be", |state| state.status = 5),
-        ("its status 0x1f can't be", |state| state.status = 0x1f),
-        ("it has 1 queues, not 2", |state| state.queues.truncate(1)),
-        ("features 0x40 are in use and not on offer", |state| {
-            state.driver_features |= 0x40
-        }),
-        ("features are in use without VIRTIO_F_VERSION_1", |state| {
-            state.driver_features = 0
-        }),
-        ("queue 0: its largest size is another", |state| {
-            state.queues[0].max_size = 16
-        }),
-        ("queue 1: its size or the rings' alignment is not legal", |state| {
-            state.queues[1].size = 3
-        }),
-        ("queue 1: its size or the rings' alignment is not legal", |state| {
-            state.queues[1].size = 32
-        }),
-        ("queue 0: its size or the rings' alignment is not legal", |state| {
-            state.queues[0].used = 2
-        }),
-        ("queue 0: its rings are not in memory", |state| {
-            state.queues[0].used = 1 << 40
-        }),
-        ("queue 0: its rings are not in memory", |state| {
-            state.queues[0].descriptors = !15_u64
-        }),
-        ("queue 1: it has more chains in flight than places", |state| {
-            state.queues[1].next_available = 17
-        }),
-        ("queue 0: it has more chains in flight than places", |state| {
-            state.queues[0].next_used = 1
-        }),
-    ];
-    for (expected, spoil) in table {
-        let mut state = good.clone();
-        spoil(&mut state);
-        let fresh = Rig::with(rig.memory.clone(), false);
-        let error = fresh.transport.lock().unwrap().restore(state).unwrap_err();
-        assert_eq!(error.to_string(), format!("the saved state does not fit: {expected}"));
-    }
-    let mut state = good.clone();
-    state.device = serde_json::json!(7);
-    let error = Rig::with(rig.memory.clone(), false)
-        .transport
-        .lock()
-        .unwrap()
-        .restore(state)
-        .unwrap_err();
-    assert!(matches!(error, RestoreError::Malformed(_)), "{error:?}");
-    let error = Rig::with(rig.memory.clone(), true)
-        .transport
-        .lock()
-        .unwrap()
-        .restore(good)
-        .unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "the saved state does not fit: counter can't be activated"
-    );
-}
-
-/// Every register in every width, at every offset, in every stage of initialisation.
-#[test]
-fn any_access_at_any_stage_is_harmless() {
-    let mut values = proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha);
-    for stage in 0..5 {
-        let rig = Rig::new();
-        let prepare = || match stage {
-            0 => rig.driver().write(offsets::STATUS, 0),
-            1 => rig.driver().write(offsets::STATUS, 3),
-            2 => drop(rig.driver().negotiate(rig.driver().features())),
-            3 => drop(rig.up()),
-            _ => {
-                drop(rig.up());
-                rig.driver().write(offsets::STATUS, 0x8f);
-            }
-        };
-        for offset in (0..0x120).chain([0x800, WINDOW_BYTES - 8]) {
-            for width in [1, 2, 3, 4, 5, 6, 7, 8] {
-                prepare();
-                for _ in 0..2 {
-                    let mut data = [0; 8];
-                    values.fill_bytes(&mut data);
-                    rig.window.write(offset, &data[..width]);
-                    rig.window.read(offset, &mut data[..width]);
-                    rig.turn();
-                }
-            }
-        }
-        drop(rig.up());
-        assert!(rig.transport.lock().unwrap().is_active());
-    }
-}
-
-proptest! {
-    #[test]
-    fn any_sequence_of_writes_leaves_a_device_that_can_be_reset_and_saved(
-        writes in prop::collection::vec(
-            (prop::sample::select(vec![0x14_u64, 0x20, 0x24, 0x30, 0x38, 0x44, 0x50, 0x64, 0x70, 0x80, 0x84, 0x90, 0x94, 0xa0, 0xa4, 0x100]),
-             prop_oneof![0_u32..20, prop::sample::select(vec![0xb_u32, 0xf, 0x1000, 0x2000, 0x3000, 0x8000_0000]), any::<u32>()]),
-            0..80),
-    ) {
-        let rig = Rig::new();
-        for (offset, value) in writes {
-            rig.driver().write(offset, value);
-            rig.turn();
-        }
-        let state = rig.transport.lock().unwrap().save();
-        let restored = Rig::with(rig.memory.clone(), false);
-        let mut transport = restored.transport.lock().unwrap();
-        transport.restore(state.clone()).unwrap();
-        prop_assert_eq!(transport.save(), state);
-        drop(transport);
-        drop(rig.up());
-        prop_assert!(rig.transport.lock().unwrap().is_active());
-    }
 }
