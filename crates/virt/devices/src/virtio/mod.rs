@@ -4,6 +4,8 @@ mod chain;
 mod device;
 pub mod mmio;
 mod queue;
+#[cfg(test)]
+mod queue_tests;
 pub mod rng;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

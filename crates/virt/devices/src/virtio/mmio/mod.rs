@@ -12,6 +12,9 @@
 //! The guest writes registers in any order, width and at any time. What is not legal in the device's state is ignored, so that the
 //! device only ever sees queues that were checked and features that were offered.
 
+#[cfg(any(test, feature = "testing"))]
+pub mod driver;
+mod guest;
 mod interrupt;
 mod metrics;
 mod register;

@@ -2,6 +2,7 @@
 
 use ringwall_arch::GuestRam;
 use serde::{Deserialize, Serialize};
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_queue::{Queue, QueueState};
 
 use super::status;
@@ -117,6 +118,9 @@ impl MmioState {
         if agreed && self.driver_features & !offered != 0 {
             let missing = self.driver_features & !offered;
             return unfit(format!("features {missing:#x} are in use and not on offer"));
+        }
+        if agreed && self.driver_features >> VIRTIO_F_VERSION_1 & 1 == 0 {
+            return unfit("features are in use without VIRTIO_F_VERSION_1".to_owned());
         }
         Ok(())
     }
