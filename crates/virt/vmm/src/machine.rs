@@ -20,12 +20,14 @@ use ringwall_arch::{Board, BootTablesError, GuestRam, LoadInitrdError, LoadKerne
 use ringwall_devices::system_control::SystemEvent;
 use ringwall_devices::virtio::{DeviceError, RestoreError, VirtioDevice};
 use thiserror::Error;
+use vm_memory::bitmap::Bitmap as _;
+use vm_memory::{GuestAddress, GuestMemoryBackend as _, GuestMemoryRegion as _};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::attach::{AttachError, Attached, attach};
 use crate::board::{BoardError, Fixed};
 use crate::event_loop::{EventLoop, Key, borrowed};
-use crate::memory::{self, MemoryError};
+use crate::memory::{self, MemoryError, PAGE_BYTES};
 use crate::shell::{Shell, ShellOptions};
 use crate::snapshot::document::{DeviceRecord, Document};
 use crate::vcpu::{Buses, VcpuContext, VcpuError, VcpuEvent, VcpuHandle};
@@ -336,6 +338,7 @@ impl Machine {
             gic: shell.platform.gic(),
             serial: true,
             vmgenid: false,
+            keyboard: false,
             rng_seed,
         };
         let boot = native::write_boot_tables(&shell.memory, &board, &loaded)?;
@@ -465,6 +468,51 @@ impl Machine {
     #[must_use]
     pub const fn pagemap(&self) -> &File {
         &self.pagemap
+    }
+
+    /// Takes the log of the pages of the region at `base` that guest and devices have written since it was taken last.
+    ///
+    /// # Errors
+    /// What KVM says, above all when the machine was not made to track its pages.
+    pub fn take_dirty(&self, base: GuestAddress, pages: usize) -> io::Result<Vec<bool>> {
+        if !self.options.memory.track_dirty {
+            return Err(io::Error::other("the machine does not track dirty pages"));
+        }
+        let mut regions = (0_u32..).zip(self.memory.iter());
+        let (slot, region) = regions
+            .find(|(_, region)| region.start_addr() == base)
+            .ok_or(io::ErrorKind::NotFound)?;
+        let bytes = usize::try_from(region.len()).map_err(io::Error::other)?;
+        let log = self
+            .vm
+            .get_dirty_log(slot, bytes)
+            .map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
+        // KVM counts in the host's pages, devices in ours.
+        let per_host_page = rustix::param::page_size() / PAGE_BYTES;
+        let bitmap = region.bitmap();
+        let dirty = (0..pages).map(|page| {
+            let host_page = page / per_host_page.max(1);
+            let by_guest = log
+                .get(host_page / 64)
+                .is_some_and(|word| word >> (host_page % 64) & 1 == 1);
+            by_guest || bitmap.dirty_at(page * PAGE_BYTES)
+        });
+        let dirty = dirty.collect();
+        if let Some(written) = region.get_mmap().bitmap() {
+            written.reset();
+        }
+        Ok(dirty)
+    }
+
+    /// Begins the log of changed pages anew: a full snapshot has all of them.
+    ///
+    /// # Errors
+    /// What KVM says.
+    pub fn forget_dirty(&self) -> io::Result<()> {
+        for region in self.memory.iter() {
+            self.take_dirty(region.start_addr(), 0)?;
+        }
+        Ok(())
     }
 
     /// The board's own devices.

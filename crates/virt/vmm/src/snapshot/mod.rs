@@ -3,3 +3,4 @@
 pub mod document;
 pub mod memory_file;
 pub mod state_file;
+pub mod store;

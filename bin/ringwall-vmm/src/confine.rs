@@ -1,0 +1,4 @@
+//! What the VMM's threads may do.
+
+/// Called on each vCPU's thread before it runs the guest.
+pub(crate) fn vcpu_thread() {}

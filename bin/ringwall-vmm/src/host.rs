@@ -1,0 +1,293 @@
+//! The VMM's thread: waits, does what ready descriptors and requests ask for, and says how the VM ended.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use kvm_ioctls::Kvm;
+use ringwall_devices::system_control::SystemEvent;
+use ringwall_vmm::event_loop::{EventLoop, Key};
+use ringwall_vmm::machine::{BootFiles, Machine, MachineEvent, Planned, Surroundings};
+use ringwall_vmm::memory::MemoryOptions;
+use ringwall_vmm::plan;
+use ringwall_vmm::shell::{Shell, ShellOptions};
+use ringwall_vmm::snapshot::document::Document;
+use ringwall_vmm::snapshot::{state_file, store};
+use ringwall_vmm::vcpu::VcpuEvent;
+use ringwall_vmm_proto::{
+    Action, Answer, Architecture, Command, ConfigFile, Controller, Decision, Fault, FullConfig, HugePages,
+    LoadSnapshot, MemoryBackend, Resources, SnapshotKind,
+};
+
+use crate::console;
+
+/// How a VM ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The guest switched itself off.
+    Shutdown,
+    /// The guest asked for a reset, which a VMM of one VM answers by ending.
+    Reboot,
+    /// The guest's kernel panicked and said so.
+    Panic,
+    /// A vCPU can't go on.
+    Failed(String),
+}
+
+impl End {
+    /// The process's exit code. 0 as for a program that has done its work; the others are apart from what shells and Ringwall use.
+    pub(crate) const fn code(&self) -> u8 {
+        match self {
+            Self::Shutdown => 0,
+            Self::Reboot => 10,
+            Self::Panic => 11,
+            Self::Failed(_) => 12,
+        }
+    }
+}
+
+/// The VMM.
+#[derive(Debug)]
+pub(crate) struct Host {
+    kvm: Kvm,
+    events: EventLoop,
+    controller: Controller,
+    machine: Option<Machine>,
+    /// Made before it was known what for.
+    prepared: Option<Shell>,
+}
+
+impl Host {
+    pub(crate) fn new(kvm: Kvm, controller: Controller) -> io::Result<Self> {
+        Ok(Self {
+            kvm,
+            events: EventLoop::new()?,
+            controller,
+            machine: None,
+            prepared: None,
+        })
+    }
+
+    /// What it waits with.
+    pub(crate) const fn events(&self) -> &EventLoop {
+        &self.events
+    }
+
+    /// Makes a VM of this kind now, to be used by the first start or load that wants such a one.
+    pub(crate) fn prepare(&mut self, options: ShellOptions) -> Result<(), Fault> {
+        self.prepared = Some(Shell::prepare(&self.kvm, options).map_err(|error| fault(&error))?);
+        Ok(())
+    }
+
+    /// Does what an action asks for.
+    pub(crate) fn act(&mut self, action: Action) -> Result<Answer, Fault> {
+        match self.controller.decide(action)? {
+            Decision::Answered(answer) => Ok(answer),
+            Decision::Perform(command) => {
+                let answer = self.perform(&command)?;
+                self.controller.settle(&command);
+                Ok(answer)
+            }
+        }
+    }
+
+    /// Waits for what is ready and does it; returns the keys that are not the machine's, and how the VM ended, if it did.
+    pub(crate) fn turn(&mut self) -> io::Result<(Vec<Key>, Option<End>)> {
+        let mut others = Vec::new();
+        for key in self.events.wait()? {
+            let Some(machine) = self.machine.as_mut() else {
+                others.push(key);
+                continue;
+            };
+            match key {
+                Key::Wake | Key::Other(_) => others.push(key),
+                Key::SerialInput | Key::SerialRoom => console::feed(machine, &self.events, key)?,
+                key => {
+                    for event in machine.handle(key, &self.events)? {
+                        if let Some(end) = end_of(event) {
+                            return Ok((others, Some(end)));
+                        }
+                    }
+                }
+            }
+        }
+        Ok((others, None))
+    }
+
+    fn perform(&mut self, command: &Command) -> Result<Answer, Fault> {
+        match command {
+            Command::Start => self.start()?,
+            Command::LoadSnapshot(load) => self.load(load)?,
+            Command::CreateSnapshot(create) => {
+                let configuration = serde_json::to_value(FullConfig::from(self.controller.resources()))
+                    .map_err(|error| fault(&error))?;
+                let machine = self.machine.as_ref().ok_or_else(no_machine)?;
+                let document = machine.save(configuration).map_err(|error| fault(&error))?;
+                let (state, memory) = (create.snapshot_path.as_path(), create.mem_file_path.as_path());
+                let written = match create.kind {
+                    SnapshotKind::Full => store::write_full(machine, &document, state, memory),
+                    SnapshotKind::Diff => store::write_difference(machine, &document, state, memory),
+                };
+                let written = written.map_err(|error| fault(&error))?;
+                tracing::info!(bytes = written.bytes, "a snapshot was written");
+            }
+            Command::Pause => self.machine()?.pause().map_err(|error| fault(&error))?,
+            Command::Resume => self.machine()?.resume().map_err(|error| fault(&error))?,
+            other => {
+                return Err(Fault::bad_request(&format_args!("{other:?} is not done by this VMM")));
+            }
+        }
+        Ok(Answer::Empty)
+    }
+
+    fn machine(&mut self) -> Result<&mut Machine, Fault> {
+        self.machine.as_mut().ok_or_else(no_machine)
+    }
+
+    /// The VM that was prepared if it fits, else a new one.
+    fn shell(&mut self, options: ShellOptions) -> Result<Shell, Fault> {
+        let shell = match self.prepared.take().filter(|shell| shell.options == options) {
+            Some(shell) => shell,
+            None => Shell::prepare(&self.kvm, options).map_err(|error| fault(&error))?,
+        };
+        for warning in &shell.warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(shell)
+    }
+
+    fn around(&self) -> Result<Surroundings, Fault> {
+        let output = console::output(self.controller.resources()).map_err(|error| fault(&error))?;
+        Ok(Surroundings {
+            console: output,
+            on_vcpu_start: crate::confine::vcpu_thread,
+            pagemap: File::open("/proc/self/pagemap").map_err(|error| fault(&error))?,
+        })
+    }
+
+    fn start(&mut self) -> Result<(), Fault> {
+        let resources = self.controller.resources().clone();
+        let Some(boot) = &resources.boot_source else {
+            return Err(Fault::bad_request(&"there is no kernel to boot"));
+        };
+        let shell = self.shell(options_of(&resources))?;
+        let open = |what: &str, path: &Path| plan::open(what, path, false).map_err(|error| fault(&error));
+        let command_line = command_line(&resources, boot.command_line());
+        let mut seed = [0; 64];
+        rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty()).map_err(|error| fault(&error))?;
+        let files = BootFiles {
+            kernel: open("kernel", boot.kernel.as_path())?,
+            initrd: match &boot.initrd {
+                Some(path) => Some(open("initrd", path.as_path())?),
+                None => None,
+            },
+            command_line: &command_line,
+            rng_seed: &seed,
+        };
+        let planned = self.planned(&resources)?;
+        let machine =
+            Machine::boot(shell, planned, files, &self.events, self.around()?).map_err(|error| fault(&error))?;
+        self.run(machine, true)
+    }
+
+    fn planned(&self, resources: &Resources) -> Result<Vec<Planned>, Fault> {
+        plan::devices(resources).map_err(|error| fault(&error))
+    }
+
+    fn load(&mut self, load: &LoadSnapshot) -> Result<(), Fault> {
+        let MemoryBackend::File(memory) = &load.memory else {
+            return Err(Fault::bad_request(
+                &"this VMM does not restore memory from a page fault handler yet",
+            ));
+        };
+        let state = plan::open("state file", load.snapshot_path.as_path(), false).map_err(|error| fault(&error))?;
+        let mut document: Document = state_file::decode(state).map_err(|error| fault(&error))?;
+        let resources = resources_of(&document)?;
+        let memory = plan::open("memory file", memory.as_path(), false).map_err(|error| fault(&error))?;
+        document.options.memory.track_dirty = load.track_dirty_pages;
+        let shell = self.shell(document.options)?;
+        let planned = self.planned(&resources)?;
+        let around = self.around()?;
+        let machine =
+            Machine::restore(shell, planned, document, memory, &self.events, around).map_err(|error| fault(&error))?;
+        *self.controller.resources_mut() = resources;
+        self.run(machine, load.resume_vm)
+    }
+
+    fn run(&mut self, mut machine: Machine, is_to_run: bool) -> Result<(), Fault> {
+        if is_to_run {
+            machine.resume().map_err(|error| fault(&error))?;
+        }
+        console::connect(&machine, &self.events).map_err(|error| fault(&error))?;
+        self.machine = Some(machine);
+        Ok(())
+    }
+}
+
+fn no_machine() -> Fault {
+    Fault::bad_request(&"there is no machine")
+}
+
+/// An error with its causes: the client sees all of them, since it is who can mend them.
+fn fault(error: &dyn std::error::Error) -> Fault {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    Fault::bad_request(&text)
+}
+
+/// What kind of VM a configuration asks for.
+pub(crate) fn options_of(resources: &Resources) -> ShellOptions {
+    let machine = &resources.machine;
+    ShellOptions {
+        vcpus: machine.vcpu_count().get(),
+        ram_bytes: machine.memory().bytes(),
+        memory: MemoryOptions {
+            track_dirty: machine.track_dirty_pages(),
+            huge_pages: machine.huge_pages() == HugePages::Hugetlbfs2M,
+        },
+    }
+}
+
+/// The kernel's command line: as configured, with the root device if there is one.
+fn command_line(resources: &Resources, configured: &str) -> String {
+    let Some(root) = resources.root_drive() else {
+        return configured.to_owned();
+    };
+    let device = match &root.partuuid {
+        Some(partition) => format!("PARTUUID={partition}"),
+        None => "/dev/vda".to_owned(),
+    };
+    let mode = if root.is_read_only { "ro" } else { "rw" };
+    format!("{configured} root={device} {mode}")
+}
+
+/// The configuration that a snapshot's devices were made from.
+fn resources_of(document: &Document) -> Result<Resources, Fault> {
+    let bytes = serde_json::to_vec(&document.configuration).map_err(|error| fault(&error))?;
+    let file = ConfigFile::parse(&bytes).map_err(|error| fault(&error))?;
+    let mut resources = Resources::new(Architecture::NATIVE);
+    for action in file.actions {
+        resources.configure(action).map_err(|error| fault(&error))?;
+    }
+    Ok(resources)
+}
+
+fn end_of(event: MachineEvent) -> Option<End> {
+    match event {
+        MachineEvent::System(SystemEvent::Ready) => {
+            tracing::info!("the guest is ready");
+            None
+        }
+        MachineEvent::System(SystemEvent::Shutdown { .. }) | MachineEvent::Vcpu(VcpuEvent::Shutdown) => {
+            Some(End::Shutdown)
+        }
+        MachineEvent::System(SystemEvent::Reboot) | MachineEvent::Vcpu(VcpuEvent::Reset) => Some(End::Reboot),
+        MachineEvent::System(SystemEvent::Panic { .. }) => Some(End::Panic),
+        MachineEvent::Vcpu(VcpuEvent::Failed { vcpu, why }) => Some(End::Failed(format!("vCPU {vcpu}: {why}"))),
+    }
+}
