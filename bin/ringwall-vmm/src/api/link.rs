@@ -1,0 +1,68 @@
+//! From the server's thread to the VMM's and back: a channel for requests, an eventfd that wakes the VMM's poll loop, and a channel for each
+//! answer.
+
+use std::io;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+
+use ringwall_vmm_proto::{Action, Answer, Fault, FaultStatus};
+use vmm_sys_util::eventfd::EventFd;
+
+/// A request for the VMM's thread. Dropping it without an answer tells the client that the VMM failed.
+#[derive(Debug)]
+pub struct ApiRequest {
+    /// What is asked for.
+    pub action: Action,
+    reply: SyncSender<Result<Answer, Fault>>,
+}
+
+impl ApiRequest {
+    /// A request, and where its answer arrives: for those who drive the VMM without the server (a configuration file, tests).
+    pub fn new(action: Action) -> (Self, Receiver<Result<Answer, Fault>>) {
+        let (reply, answer) = sync_channel(1);
+        (Self { action, reply }, answer)
+    }
+
+    /// Takes the request apart, so that the action can be moved and the answer be given later.
+    pub fn into_parts(self) -> (Action, impl FnOnce(Result<Answer, Fault>)) {
+        let Self { action, reply } = self;
+        // A client that is gone needs no answer.
+        (action, move |outcome| drop(reply.try_send(outcome)))
+    }
+}
+
+/// The server's end.
+#[derive(Debug)]
+pub struct Link {
+    requests: Sender<ApiRequest>,
+    wake: EventFd,
+}
+
+/// Why a request couldn't be handed over.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The eventfd can't be written.
+    #[error("can't wake the VMM's thread")]
+    Wake(#[source] io::Error),
+}
+
+impl Link {
+    /// A link, and the receiver for the VMM's thread. `wake` becomes readable with each request; the VMM reads it, then takes requests with
+    /// `try_recv` until there is none.
+    pub fn new(wake: EventFd) -> (Self, Receiver<ApiRequest>) {
+        let (requests, receiver) = channel();
+        (Self { requests, wake }, receiver)
+    }
+
+    /// Hands an action over and waits for its outcome.
+    pub(crate) fn call(&self, action: Action) -> Result<Answer, Fault> {
+        let (request, answer) = ApiRequest::new(action);
+        let gone = |_| Fault::new(FaultStatus::Internal, &"the VMM ended before it answered");
+        self.requests
+            .send(request)
+            .map_err(|_| Fault::new(FaultStatus::Internal, &"the VMM has ended"))?;
+        self.wake
+            .write(1)
+            .map_err(|error| Fault::new(FaultStatus::Internal, &LinkError::Wake(error)))?;
+        answer.recv().map_err(gone)?
+    }
+}

@@ -1,0 +1,70 @@
+//! Whether what an action names is on the host, looked up when it is asked for and not only when the machine starts: Firecracker opens files at
+//! once, and clients rely on the early 400. Not for a jailed VMM that was given descriptors and has no paths.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use ringwall_vmm_proto::{Action, Fault, Need};
+use rustix::fs::OFlags;
+
+/// What isn't as the action needs it.
+#[derive(Debug, thiserror::Error)]
+pub enum UnmetNeedError {
+    /// A file can't be opened. The cause is part of the text, for a client that sees nothing else.
+    #[error("can't open {path}: {cause}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        cause: io::Error,
+    },
+    /// There is something else.
+    #[error("{path} is neither a file nor a block device")]
+    NotFile {
+        /// The path.
+        path: PathBuf,
+    },
+}
+
+impl From<UnmetNeedError> for Fault {
+    fn from(error: UnmetNeedError) -> Self {
+        Self::bad_request(&error)
+    }
+}
+
+/// Looks for everything that `action` names. Tap devices aren't looked for: opening one that doesn't exist makes it.
+///
+/// # Errors
+/// What is missing first.
+pub fn check_needs(action: &Action) -> Result<(), UnmetNeedError> {
+    for need in action.needs() {
+        match need {
+            Need::ReadableFile(path) => check_file(path.as_path(), false)?,
+            Need::WritableFile(path) => check_file(path.as_path(), true)?,
+            Need::Tap(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn check_file(path: &Path, is_written: bool) -> Result<(), UnmetNeedError> {
+    let failed = |cause| UnmetNeedError::Open {
+        path: path.to_owned(),
+        cause,
+    };
+    // Without waiting: a named pipe would hold us up until somebody writes to it.
+    let flags = i32::try_from((OFlags::NONBLOCK | OFlags::NOCTTY).bits()).unwrap_or_default();
+    let file: File = OpenOptions::new()
+        .read(true)
+        .write(is_written)
+        .custom_flags(flags)
+        .open(path)
+        .map_err(failed)?;
+    let kind = file.metadata().map_err(failed)?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        return Err(UnmetNeedError::NotFile { path: path.to_owned() });
+    }
+    Ok(())
+}

@@ -1,0 +1,293 @@
+//! The command line: Firecracker's flags, and some of our own. As typed; [`Args::mode`] says what is to be done.
+//!
+//! Exit codes are in [`Exit`].
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use ringwall_vmm_proto::{DEFAULT_BODY_BYTES, InstanceId, Level};
+
+/// Where clients connect if nobody says otherwise: Firecracker's path, which its clients know.
+const DEFAULT_API_SOCKET: &str = "/run/firecracker.socket";
+
+/// Largest `--http-api-max-payload-size` and `--mmds-size-limit` in bytes. Ours: a body is kept in memory as a whole.
+const MAX_LIMIT_BYTES: u64 = 16 << 20;
+
+/// How this program ends. 148, 152 and 153 are Firecracker's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// The guest shut itself down, or reset its machine; or there was only something to print.
+    Done = 0,
+    /// This program failed.
+    Failure = 1,
+    /// The guest reported a panic through the system-control device.
+    GuestPanic = 3,
+    /// The guest asked for a reboot through the system-control device.
+    GuestReboot = 4,
+    /// A thread made a system call that its filter doesn't allow.
+    BadSystemCall = 148,
+    /// The configuration can't be.
+    BadConfiguration = 152,
+    /// The command line can't be.
+    BadArguments = 153,
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Runs one virtual machine, driven like Firecracker.
+#[derive(Debug, Clone, Parser)]
+#[command(
+    name = "ringwall-vmm",
+    version = concat!(env!("CARGO_PKG_VERSION"), " (the API of Firecracker v1.13.0)"),
+    about,
+    max_term_width = 110,
+    after_help = "Exit codes: 0 the guest shut down; 1 this program failed; 3 the guest panicked; 4 the guest asked for a reboot;\n\
+                  148 a system call that isn't allowed; 152 bad configuration; 153 bad arguments."
+)]
+pub struct Args {
+    /// The Unix socket that clients connect to; nothing may be there yet.
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_API_SOCKET, conflicts_with_all = ["no_api", "api_fd"])]
+    pub api_sock: PathBuf,
+    /// The number of an inherited descriptor: a listening Unix socket to use instead of --api-sock.
+    #[arg(long, value_name = "FD", conflicts_with = "no_api", value_parser = clap::value_parser!(u32).range(3..=65_535))]
+    pub api_fd: Option<u32>,
+    /// Don't listen; --config-file says everything.
+    #[arg(long, requires = "config_file")]
+    pub no_api: bool,
+    /// A JSON file with the machine's configuration; the machine is started at once.
+    #[arg(long, value_name = "FILE")]
+    pub config_file: Option<PathBuf>,
+    /// A JSON file with metadata for the MMDS.
+    #[arg(long, value_name = "FILE")]
+    pub metadata: Option<PathBuf>,
+    /// What this instance is called: letters, digits and hyphens, at most 64.
+    #[arg(long, value_name = "ID", default_value_t)]
+    pub id: InstanceId,
+    /// Report the time from start to the guest's signal.
+    #[arg(long)]
+    pub boot_timer: bool,
+    /// A file or named pipe for the log.
+    #[arg(long, value_name = "FILE")]
+    pub log_path: Option<PathBuf>,
+    /// Off, Error, Warning, Info, Debug or Trace, in any case.
+    #[arg(long, value_name = "LEVEL", value_parser = level)]
+    pub level: Option<Level>,
+    /// Only log lines of this module.
+    #[arg(long, value_name = "MODULE")]
+    pub module: Option<String>,
+    /// Write each line's level.
+    #[arg(long)]
+    pub show_level: bool,
+    /// Write where each line comes from.
+    #[arg(long)]
+    pub show_log_origin: bool,
+    /// A file or named pipe for the counters.
+    #[arg(long, value_name = "FILE")]
+    pub metrics_path: Option<PathBuf>,
+    /// Longest body of a request in bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_BODY_BYTES as u64, value_parser = clap::value_parser!(u64).range(1..=MAX_LIMIT_BYTES))]
+    pub http_api_max_payload_size: u64,
+    /// Most metadata in bytes; as --http-api-max-payload-size if not given.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..=MAX_LIMIT_BYTES))]
+    pub mmds_size_limit: Option<u64>,
+    /// Run without system call filters. For debugging.
+    #[arg(long)]
+    pub no_seccomp: bool,
+    /// Refused: the filters are part of this program.
+    #[arg(long, value_name = "FILE", value_parser = no_own_filter)]
+    pub seccomp_filter: Option<PathBuf>,
+    /// Refused: devices are on virtio-mmio.
+    #[arg(long, value_parser = no_pci, num_args = 0, default_missing_value = "true")]
+    pub enable_pci: Option<bool>,
+    /// Exit at once if this host's KVM runs ordinary guests only by emulation.
+    #[arg(long)]
+    pub require_hardware: bool,
+    /// Make the machine's parts now, so that a snapshot is loaded faster.
+    #[arg(long, conflicts_with = "config_file")]
+    pub prepared: bool,
+    /// When the starter started this process, in microseconds of the wall clock.
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub start_time_us: Option<u64>,
+    /// The same in CPU time.
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub start_time_cpu_us: Option<u64>,
+    /// CPU time of the starter.
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub parent_cpu_time_us: Option<u64>,
+    /// Print the version of the snapshot format, and exit.
+    #[arg(long)]
+    pub snapshot_version: bool,
+    /// Print the version of a snapshot's state file, and exit.
+    #[arg(long, value_name = "FILE", conflicts_with = "snapshot_version")]
+    pub describe_snapshot: Option<PathBuf>,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mode {
+    /// Print the version of the snapshot format.
+    SnapshotVersion,
+    /// Print what a snapshot is.
+    DescribeSnapshot(PathBuf),
+    /// Run a machine, with clients or without.
+    Run(Api),
+}
+
+/// How clients reach this instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Api {
+    /// Not at all.
+    None,
+    /// At a path.
+    Path(PathBuf),
+    /// By an inherited descriptor.
+    Descriptor(u32),
+}
+
+impl Args {
+    /// What is to be done.
+    pub fn mode(&self) -> Mode {
+        if self.snapshot_version {
+            return Mode::SnapshotVersion;
+        }
+        if let Some(path) = &self.describe_snapshot {
+            return Mode::DescribeSnapshot(path.clone());
+        }
+        Mode::Run(match self.api_fd {
+            _ if self.no_api => Api::None,
+            Some(fd) => Api::Descriptor(fd),
+            None => Api::Path(self.api_sock.clone()),
+        })
+    }
+
+    /// Longest body of a request in bytes.
+    pub fn max_body_bytes(&self) -> usize {
+        bytes(self.http_api_max_payload_size)
+    }
+
+    /// Most metadata in bytes.
+    pub fn max_mmds_bytes(&self) -> usize {
+        bytes(self.mmds_size_limit.unwrap_or(self.http_api_max_payload_size))
+    }
+}
+
+/// Reads the command line, or says what is wrong with it and how to end.
+///
+/// # Errors
+/// Help and version too: clap's error knows what to print and where.
+pub fn parse(args: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Args, (clap::Error, Exit)> {
+    Args::try_parse_from(args).map_err(|error| {
+        let exit = if error.use_stderr() {
+            Exit::BadArguments
+        } else {
+            Exit::Done
+        };
+        (error, exit)
+    })
+}
+
+/// The parser bounds it far below 32 bits.
+fn bytes(limit: u64) -> usize {
+    usize::try_from(limit).unwrap_or(DEFAULT_BODY_BYTES)
+}
+
+fn level(name: &str) -> Result<Level, &'static str> {
+    Level::parse(name).ok_or("it is Off, Error, Warning, Info, Debug or Trace")
+}
+
+fn no_own_filter(_: &str) -> Result<PathBuf, &'static str> {
+    Err("the system call filters are part of this program and no others are taken")
+}
+
+fn no_pci(_: &str) -> Result<bool, &'static str> {
+    Err("there is no PCI; devices are on virtio-mmio")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(line: &str) -> Result<Args, (clap::Error, Exit)> {
+        parse(
+            std::iter::once("ringwall-vmm")
+                .chain(line.split_whitespace())
+                .map(Into::into),
+        )
+    }
+
+    fn refused(line: &str) -> String {
+        let (error, exit) = args(line).unwrap_err();
+        assert_eq!(exit, Exit::BadArguments);
+        error.to_string()
+    }
+
+    #[test]
+    fn firecrackers_flags_are_taken() {
+        let line = "--api-sock /tmp/s --id my-vm-1 --config-file /c --metadata /m --boot-timer --log-path /l --level wArN --module a \
+                    --show-level --show-log-origin --metrics-path /x --http-api-max-payload-size 100 --mmds-size-limit 50 --no-seccomp \
+                    --start-time-us 1 --start-time-cpu-us 2 --parent-cpu-time-us 3";
+        let args = args(line).unwrap();
+        assert_eq!(args.mode(), Mode::Run(Api::Path("/tmp/s".into())));
+        assert_eq!(args.level, Some(Level::Warn));
+        assert_eq!((args.max_body_bytes(), args.max_mmds_bytes()), (100, 50));
+    }
+
+    #[test]
+    fn what_is_left_out_has_firecrackers_defaults() {
+        let args = args("").unwrap();
+        assert_eq!(args.mode(), Mode::Run(Api::Path("/run/firecracker.socket".into())));
+        assert_eq!(args.id.as_str(), "anonymous-instance");
+        assert_eq!((args.max_body_bytes(), args.max_mmds_bytes()), (51_200, 51_200));
+    }
+
+    #[test]
+    fn modes() {
+        assert_eq!(args("--config-file /c --no-api").unwrap().mode(), Mode::Run(Api::None));
+        assert_eq!(args("--api-fd 7").unwrap().mode(), Mode::Run(Api::Descriptor(7)));
+        assert_eq!(args("--snapshot-version").unwrap().mode(), Mode::SnapshotVersion);
+        assert_eq!(
+            args("--describe-snapshot /s").unwrap().mode(),
+            Mode::DescribeSnapshot("/s".into())
+        );
+        assert!(args("--prepared --require-hardware").unwrap().prepared);
+    }
+
+    #[test]
+    fn bad_command_lines_are_refused_with_a_reason() {
+        for (line, wanted) in [
+            ("--no-api", "--config-file"),
+            ("--no-api --config-file /c --api-sock /s", "--api-sock"),
+            ("--id a_b", "letters, digits and hyphens"),
+            ("--id é", "letters, digits and hyphens"),
+            ("--level loud", "Off, Error"),
+            ("--seccomp-filter /f", "part of this program"),
+            ("--enable-pci", "there is no PCI"),
+            ("--api-fd 2", "3..=65535"),
+            ("--http-api-max-payload-size 0", "1..="),
+            ("--prepared --config-file /c", "--config-file"),
+            ("--start-time-us -1", "unexpected argument"),
+            ("--other", "unexpected argument"),
+            ("file", "unexpected argument"),
+        ] {
+            let text = refused(line);
+            assert!(text.contains(wanted), "{line}: {text}");
+        }
+    }
+
+    #[test]
+    fn the_version_names_the_api() {
+        let (error, exit) = args("--version").unwrap_err();
+        assert_eq!(exit, Exit::Done);
+        assert!(
+            error
+                .to_string()
+                .contains(&format!("Firecracker v{}", ringwall_vmm_proto::API_VERSION)),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,5 @@
+//! The parts of `ringwall-vmm`: its command line and its HTTP server. `main.rs` joins them with the virtual machine.
+#![cfg_attr(not(test), warn(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
+
+pub mod api;
+pub mod args;
