@@ -154,4 +154,19 @@ impl Chain {
     pub fn writable_bytes(&self) -> u64 {
         self.writable.iter().map(|segment| u64::from(segment.bytes)).sum()
     }
+
+    /// Copies what the device may read, at most `most` bytes of it; `None` if it is not memory (any more).
+    #[must_use]
+    pub fn read_up_to(&self, memory: &GuestRam, most: usize) -> Option<Vec<u8>> {
+        let total = usize::try_from(self.readable_bytes()).ok()?.min(most);
+        let mut bytes = vec![0; total];
+        let mut rest = bytes.as_mut_slice();
+        for segment in &self.readable {
+            let length = usize::try_from(segment.bytes).ok()?.min(rest.len());
+            let (piece, after) = rest.split_at_mut_checked(length)?;
+            memory.read_slice(piece, segment.address).ok()?;
+            rest = after;
+        }
+        Some(bytes)
+    }
 }

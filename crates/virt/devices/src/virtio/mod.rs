@@ -1,5 +1,6 @@
 //! Virtio devices (VIRTIO 1.2): what is common to them. Each device has a folder.
 
+pub mod balloon;
 mod chain;
 mod device;
 pub mod mmio;
