@@ -12,7 +12,7 @@ use vm_memory::{Bytes as _, GuestAddress};
 use crate::virtio::testing::{Buffer, Harness};
 use crate::virtio::vsock::packet::{HEADER_BYTES, HOST_CID, Header, Operation, STREAM};
 use crate::virtio::vsock::{PathConnector, Timeouts, Vsock, listen_at};
-use crate::virtio::{DeviceError, Session, VirtioDevice as _};
+use crate::virtio::{DeviceError, VirtioDevice as _};
 
 /// The guest's context id in the tests.
 pub(super) const CID: u64 = 3;
@@ -24,7 +24,7 @@ pub(super) const RX_BYTES: u32 = 4096;
 const MEMORY_BYTES: usize = 32 << 20;
 
 /// Where the transmitted packets lie.
-const TX_SLOTS: u64 = 64;
+const TX_SLOTS: u64 = 128;
 const TX_SLOT_BYTES: u64 = 128 * 1024;
 
 /// See the module.
@@ -53,6 +53,11 @@ impl Guest {
     pub(super) fn starved(timeouts: Timeouts) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let device = device_at(folder.path().join("v.sock"), timeouts);
+        Self::with_device(device, folder)
+    }
+
+    /// Starts this device, whose socket lies in `folder`.
+    pub(super) fn with_device(device: Vsock, folder: tempfile::TempDir) -> Self {
         let mut harness = Harness::new(device, MEMORY_BYTES);
         let tx = harness.allocate(TX_SLOTS * TX_SLOT_BYTES);
         Guest {
@@ -120,23 +125,25 @@ impl Guest {
         poll(&mut descriptors, Some(&wait)).unwrap() == 1
     }
 
-    /// Takes what the device wrote, and gives the buffers back.
+    /// Takes what the device wrote, and gives the buffers back, until it writes no more.
     pub(super) fn collect(&mut self) {
-        let used = self.harness.queue(0).take_used();
-        let mut given = false;
-        for used in used {
-            let (place, bytes) = self.rx.pop_front().unwrap();
-            let whole = self.harness.read(place, used.written.try_into().unwrap());
-            let header = Header::parse(whole[..HEADER_BYTES].try_into().unwrap());
-            let data = whole[HEADER_BYTES..].to_vec();
-            assert_eq!(data.len(), header.length as usize, "the used length fits the header");
-            self.inbox.push_back((header, data));
-            if self.gives_back {
-                self.give_at(place, bytes);
-                given = true;
+        loop {
+            let used = self.harness.queue(0).take_used();
+            let given = self.gives_back && !used.is_empty();
+            for used in used {
+                let (place, bytes) = self.rx.pop_front().unwrap();
+                let whole = self.harness.read(place, used.written.try_into().unwrap());
+                let header = Header::parse(whole[..HEADER_BYTES].try_into().unwrap());
+                let data = whole[HEADER_BYTES..].to_vec();
+                assert_eq!(data.len(), header.length as usize, "the used length fits the header");
+                self.inbox.push_back((header, data));
+                if self.gives_back {
+                    self.give_at(place, bytes);
+                }
             }
-        }
-        if given {
+            if !given {
+                break;
+            }
             self.harness.notify(0).unwrap();
         }
         self.harness.queue(1).take_used();
@@ -181,6 +188,23 @@ impl Guest {
         let mut header = header(host, guest, Operation::Data);
         header.length = data.len().try_into().unwrap();
         self.send(&header, data);
+    }
+
+    /// Sends as much as there is credit for, to a host's program that does not read. Returns how much that was.
+    pub(super) fn fill(&mut self, host: u32, guest: u32, bytes: &[u8]) -> usize {
+        let (mut sent, mut credit) = (0, 65536);
+        while credit > 0 {
+            let piece = &bytes[sent..sent + credit.min(5000)];
+            self.data(host, guest, piece);
+            sent += piece.len();
+            credit -= piece.len();
+            self.run();
+            if let Some((packet, _)) = self.inbox.drain(..).next_back() {
+                let in_flight = u32::try_from(sent).unwrap() - packet.forwarded;
+                credit = (packet.capacity - in_flight) as usize;
+            }
+        }
+        sent
     }
 
     /// Waits for the next packet.
@@ -292,9 +316,4 @@ pub(super) fn noise(seed: u64, bytes: usize) -> Vec<u8> {
             u8::try_from(state & 0xff).unwrap()
         })
         .collect()
-}
-
-/// The session, to call the device directly.
-pub(super) fn session(guest: &mut Guest) -> (&mut Vsock, &mut Session) {
-    (&mut guest.harness.device, &mut guest.harness.session)
 }
