@@ -31,7 +31,7 @@ const EVENT: u16 = 2;
 const QUEUE_SIZES: [u16; 3] = [256, 256, 16];
 /// `VIRTIO_VSOCK_EVENT_TRANSPORT_RESET` (§5.10.6.8).
 const TRANSPORT_RESET: [u8; 4] = 0_u32.to_le_bytes();
-/// What one turn may cost, both directions together: chains, and pages of data. Some milliseconds at most.
+/// What one turn may cost in either direction: chains, and pages of data. Some milliseconds at most.
 const BUDGET: usize = 1024;
 /// Bytes that cost as much as a chain.
 const BYTES_OF_A_UNIT: usize = 4096;
@@ -106,17 +106,18 @@ impl Vsock {
     }
 
     fn pump(&mut self, session: &mut Session) -> Result<(), DeviceError> {
-        let mut budget = BUDGET;
+        // One for each direction, so that neither keeps the other waiting.
+        let (mut taking, mut giving) = (BUDGET, BUDGET);
         self.tell_events(session)?;
         loop {
-            let was_full = self.take_from_guest(session, &mut budget)?;
-            self.give_to_guest(session, &mut budget)?;
+            let was_full = self.take_from_guest(session, &mut taking)?;
+            self.give_to_guest(session, &mut giving)?;
             // Room for more resets is room for more of the guest's packets.
-            if budget == 0 || !was_full || self.muxer.is_full() {
+            if taking == 0 || giving == 0 || !was_full || self.muxer.is_full() {
                 break;
             }
         }
-        if budget == 0 {
+        if taking == 0 || giving == 0 {
             self.muxer.kick();
         }
         self.muxer.arm().map_err(|source| DeviceError::Host {

@@ -77,7 +77,7 @@ fn exchange(guest: &mut Guest, ends: Vec<End>, bytes: usize) {
                 posted += 1;
             }
         }
-        guest.harness.notify(1).unwrap();
+        guest.notify(1);
         guest.collect();
         guest.run();
         while let Some((packet, data)) = guest.inbox.pop_front() {
@@ -220,6 +220,13 @@ fn two_hundred_connections_carry_what_was_sent() {
     assert_eq!(guest.count(|m| &m.violations), 0);
     assert_eq!(guest.count(|m| &m.rx_bytes), 200 * 1_000_000);
     assert_eq!(guest.count(|m| &m.tx_bytes), 200 * 1_000_000);
+}
+
+#[test]
+fn no_notification_is_missed_with_the_event_index() {
+    let mut guest = Guest::with_event_index();
+    let ends = open(&mut guest, 20);
+    exchange(&mut guest, ends, 500_000);
 }
 
 #[test]

@@ -36,6 +36,9 @@ pub(super) struct Guest {
     pub(super) inbox: VecDeque<(Header, Vec<u8>)>,
     /// Give buffers that were used to the device again.
     pub(super) gives_back: bool,
+    has_event_index: bool,
+    /// The available indices at which it was decided last whether to notify.
+    decided: [u16; 3],
     rx: VecDeque<(u64, u32)>,
     tx: u64,
     tx_next: u64,
@@ -53,18 +56,29 @@ impl Guest {
     pub(super) fn starved(timeouts: Timeouts) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let device = device_at(folder.path().join("v.sock"), timeouts);
-        Self::with_device(device, folder)
+        Self::with_device(device, folder, 0)
+    }
+
+    /// Likewise, with buffers, and with the event index agreed on.
+    pub(super) fn with_event_index() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let device = device_at(folder.path().join("v.sock"), Timeouts::default());
+        let mut guest = Self::with_device(device, folder, 1 << 29);
+        guest.give(200);
+        guest
     }
 
     /// Starts this device, whose socket lies in `folder`.
-    pub(super) fn with_device(device: Vsock, folder: tempfile::TempDir) -> Self {
-        let mut harness = Harness::new(device, MEMORY_BYTES);
+    pub(super) fn with_device(device: Vsock, folder: tempfile::TempDir, features: u64) -> Self {
+        let mut harness = Harness::with_features(device, MEMORY_BYTES, features);
         let tx = harness.allocate(TX_SLOTS * TX_SLOT_BYTES);
         Guest {
             harness,
             folder,
             inbox: VecDeque::new(),
             gives_back: true,
+            has_event_index: features != 0,
+            decided: [0; 3],
             rx: VecDeque::new(),
             tx,
             tx_next: 0,
@@ -83,6 +97,28 @@ impl Guest {
     pub(super) fn give_at(&mut self, place: u64, bytes: u32) {
         self.rx.push_back((place, bytes));
         self.harness.queue(0).add(&[Buffer::writable(place, bytes)]);
+    }
+
+    /// Notifies the device of a queue if it asked for that (VIRTIO 1.2 §2.7.10), as a driver does after it has made chains available.
+    pub(super) fn notify(&mut self, number: u16) {
+        let queue = self.harness.queue(number);
+        let (available, used, size) = (queue.available, queue.used, u64::from(queue.size()));
+        let flags = queue.used_flags();
+        let load = |address| -> u16 {
+            let memory = &self.harness.session.memory;
+            u16::from_le(memory.read_obj(GuestAddress(address)).unwrap())
+        };
+        let new = load(available + 2);
+        let event = load(used + 4 + 8 * size);
+        let old = std::mem::replace(&mut self.decided[usize::from(number)], new);
+        let is_wanted = if self.has_event_index {
+            new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+        } else {
+            flags & 1 == 0
+        };
+        if is_wanted {
+            self.harness.notify(number).unwrap();
+        }
     }
 
     /// The path of the host's socket.
@@ -144,7 +180,7 @@ impl Guest {
             if !given {
                 break;
             }
-            self.harness.notify(0).unwrap();
+            self.notify(0);
         }
         self.harness.queue(1).take_used();
     }
@@ -167,7 +203,7 @@ impl Guest {
     /// Sends a packet.
     pub(super) fn send(&mut self, header: &Header, data: &[u8]) {
         self.post(header, data);
-        self.harness.notify(1).unwrap();
+        self.notify(1);
         self.collect();
     }
 

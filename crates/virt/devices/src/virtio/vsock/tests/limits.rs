@@ -31,7 +31,7 @@ fn packets_wait_for_the_guests_buffers() {
     assert!(guest.count(|m| &m.rx_starved) > 0);
     assert!(!guest.is_ready(Duration::ZERO), "waiting makes no noise");
     guest.give(1);
-    guest.harness.notify(0).unwrap();
+    guest.notify(0);
     guest.collect();
     let request = guest.expect(Operation::Request);
     guest.say(request.source_port, 52, Operation::Response);
@@ -69,7 +69,7 @@ fn a_storm_of_packets_for_nobody_is_answered_and_bounded() {
     for port in 0..2 * MOST_RESETS {
         let port = u32::try_from(port).unwrap();
         guest.post(&header(1, port, Operation::Data), b"");
-        guest.harness.notify(1).unwrap();
+        guest.notify(1);
         sent += guest.harness.queue(1).take_used().len();
         if sent == MOST_RESETS {
             break;
@@ -77,11 +77,11 @@ fn a_storm_of_packets_for_nobody_is_answered_and_bounded() {
     }
     assert_eq!(sent, MOST_RESETS);
     guest.post(&header(1, 9999, Operation::Data), b"");
-    guest.harness.notify(1).unwrap();
+    guest.notify(1);
     guest.run();
     assert_eq!(guest.harness.queue(1).take_used().len(), 0, "no more is taken");
     guest.give(200);
-    guest.harness.notify(0).unwrap();
+    guest.notify(0);
     guest.collect();
     for port in 0..MOST_RESETS {
         assert_eq!(guest.expect(Operation::Reset).destination_port as usize, port);
@@ -97,7 +97,7 @@ fn connections_are_bounded() {
     let ends = pairs.0.clone();
     let path = folder.path().join("v.sock");
     let device = Vsock::new("v", 3, listen_at(&path).unwrap(), Box::new(pairs), Timeouts::default()).unwrap();
-    let mut guest = Guest::with_device(device, folder);
+    let mut guest = Guest::with_device(device, folder, 0);
     guest.give(200);
     for port in 0..MOST_CONNECTIONS {
         guest.say(1, u32::try_from(port).unwrap(), Operation::Request);
@@ -199,7 +199,7 @@ fn a_connection_that_the_guest_never_heard_of_goes_without_a_word() {
     guest.run();
     assert_eq!(read_all(&host), b"");
     guest.give(10);
-    guest.harness.notify(0).unwrap();
+    guest.notify(0);
     guest.collect();
     guest.expect_nothing();
 }
@@ -218,7 +218,7 @@ fn a_turn_has_an_end_and_goes_on_by_itself() {
         guest.post(&header(port, 52, Operation::CreditRequest), b"");
     }
     let start = guest.count(|m| &m.tx_packets);
-    guest.harness.notify(1).unwrap();
+    guest.notify(1);
     let once = guest.count(|m| &m.tx_packets) - start;
     assert!(once < 120, "{once}");
     guest.run();

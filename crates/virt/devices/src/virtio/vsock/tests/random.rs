@@ -79,7 +79,7 @@ proptest! {
                 guest.run();
             }
             guest.post(&header, &data);
-            guest.harness.notify(1).unwrap();
+            guest.notify(1);
             guest.collect();
             guest.inbox.clear();
         }
@@ -87,7 +87,7 @@ proptest! {
         // An honest connection still works.
         guest.gives_back = true;
         guest.give(30);
-        guest.harness.notify(0).unwrap();
+        guest.notify(0);
         guest.run();
         guest.inbox.clear();
         let _old = listener.incoming().map_while(Result::ok).count();
