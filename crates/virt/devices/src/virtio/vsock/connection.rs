@@ -11,12 +11,12 @@
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
+use rustix::net::{Shutdown, shutdown};
 use thiserror::Error;
 
 use super::credit::{GuestCredit, HostCredit};
 use super::packet::{Header, NO_MORE, NO_MORE_RECEIVING, NO_MORE_SENDING, Operation, Ports};
+use super::stream;
 
 /// How the guest broke the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -298,7 +298,7 @@ impl Connection {
                 return;
             }
             let wanted = first.len();
-            let (sent, is_deaf) = send_now(&self.socket, first);
+            let (sent, is_deaf) = stream::write(&self.socket, first);
             self.held.drain(..sent);
             self.forward(sent);
             if is_deaf {
@@ -311,7 +311,7 @@ impl Connection {
 
     /// Sends what the socket takes; returns how much.
     fn send(&mut self, data: &[u8]) -> usize {
-        let (sent, is_deaf) = send_now(&self.socket, data);
+        let (sent, is_deaf) = stream::write(&self.socket, data);
         if is_deaf {
             self.deafen();
         }
@@ -346,13 +346,11 @@ impl Connection {
         let Some(room) = room.get_mut(..most).filter(|room| !room.is_empty()) else {
             return 0;
         };
-        match recv(&self.socket, room, RecvFlags::DONTWAIT) {
-            Ok((0, _)) => self.is_ended = true,
-            Ok((count, _)) => return u32::try_from(count).unwrap_or(u32::MAX),
-            Err(Errno::AGAIN) => self.is_readable = false,
-            Err(Errno::INTR) => {}
-            // The host's end was closed before it had read everything (unix(7), ECONNRESET).
-            Err(_) => {
+        match stream::read(&self.socket, room) {
+            stream::Read::Bytes(count) => return u32::try_from(count).unwrap_or(u32::MAX),
+            stream::Read::Nothing => self.is_readable = false,
+            stream::Read::End => self.is_ended = true,
+            stream::Read::Broken => {
                 self.is_ended = true;
                 self.deafen();
             }
@@ -411,18 +409,4 @@ impl Connection {
         self.guest = self.guest.after(bytes);
         self.host = self.host.after(bytes);
     }
-}
-
-/// Sends what the socket takes; returns how much, and whether it will take more at all.
-fn send_now(socket: &OwnedFd, data: &[u8]) -> (usize, bool) {
-    let mut sent = 0_usize;
-    while let Some(rest) = data.get(sent..).filter(|rest| !rest.is_empty()) {
-        match send(socket, rest, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
-            Ok(count) => sent = sent.saturating_add(count),
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => break,
-            Err(_) => return (sent, true),
-        }
-    }
-    (sent, false)
 }

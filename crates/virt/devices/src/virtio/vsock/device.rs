@@ -31,8 +31,10 @@ const EVENT: u16 = 2;
 const QUEUE_SIZES: [u16; 3] = [256, 256, 16];
 /// `VIRTIO_VSOCK_EVENT_TRANSPORT_RESET` (§5.10.6.8).
 const TRANSPORT_RESET: [u8; 4] = 0_u32.to_le_bytes();
-/// Most chains of one turn, of all queues together: some milliseconds of copying at most.
-const BUDGET: u32 = 512;
+/// What one turn may cost in either direction: chains, and pages of data. Some milliseconds at most.
+const BUDGET: usize = 1024;
+/// Bytes that cost as much as a chain.
+const BYTES_OF_A_UNIT: usize = 4096;
 /// Most data of one packet, in bytes: more would be more than the credit anyway.
 const DATA_BYTES: usize = BUFFER_BYTES as usize;
 /// The token of the only source.
@@ -104,17 +106,18 @@ impl Vsock {
     }
 
     fn pump(&mut self, session: &mut Session) -> Result<(), DeviceError> {
-        let mut budget = BUDGET;
+        // One for each direction, so that neither keeps the other waiting.
+        let (mut taking, mut giving) = (BUDGET, BUDGET);
         self.tell_events(session)?;
         loop {
-            let was_full = self.take_from_guest(session, &mut budget)?;
-            self.give_to_guest(session, &mut budget)?;
+            let was_full = self.take_from_guest(session, &mut taking)?;
+            self.give_to_guest(session, &mut giving)?;
             // Room for more resets is room for more of the guest's packets.
-            if budget == 0 || !was_full || self.muxer.is_full() {
+            if taking == 0 || giving == 0 || !was_full || self.muxer.is_full() {
                 break;
             }
         }
-        if budget == 0 {
+        if taking == 0 || giving == 0 {
             self.muxer.kick();
         }
         self.muxer.arm().map_err(|source| DeviceError::Host {
@@ -124,7 +127,7 @@ impl Vsock {
     }
 
     /// Takes packets of the guest. Returns whether it left some because too many answers wait for the guest's buffers.
-    fn take_from_guest(&mut self, session: &mut Session, budget: &mut u32) -> Result<bool, DeviceError> {
+    fn take_from_guest(&mut self, session: &mut Session, budget: &mut usize) -> Result<bool, DeviceError> {
         let mut was_used = false;
         let was_full = loop {
             let Session { memory, queues, .. } = session;
@@ -147,7 +150,8 @@ impl Vsock {
             if !was_used {
                 queue.disable_notification(memory)?;
             }
-            self.take_packet(memory, &chain)?;
+            let bytes = self.take_packet(memory, &chain)?;
+            *budget = budget.saturating_sub(bytes / BYTES_OF_A_UNIT);
             queue.add_used(memory, chain.head, 0)?;
             was_used = true;
         };
@@ -157,13 +161,13 @@ impl Vsock {
         Ok(was_full)
     }
 
-    /// The parse step: copies a packet once, and hands it on only if it is as long as it says.
-    fn take_packet(&mut self, memory: &ringwall_arch::GuestRam, chain: &Chain) -> Result<(), DeviceError> {
+    /// The parse step: copies a packet once, and hands its data on only if there is as much as it says. Returns how much that was.
+    fn take_packet(&mut self, memory: &ringwall_arch::GuestRam, chain: &Chain) -> Result<usize, DeviceError> {
         let mut bytes = [0; HEADER_BYTES];
         let count = segments::read(memory, &chain.readable, 0, &mut bytes).map_err(|error| lost(TX, &error))?;
         if count < HEADER_BYTES {
             add(&self.metrics.malformed, 1);
-            return Ok(());
+            return Ok(0);
         }
         let header = Header::parse(&bytes);
         let length = usize::try_from(header.length).unwrap_or(usize::MAX);
@@ -181,12 +185,13 @@ impl Vsock {
         } else {
             Some(&[][..]).filter(|_| length == 0)
         };
+        let bytes = data.map_or(0, <[u8]>::len);
         self.muxer.receive(&header, data);
-        Ok(())
+        Ok(bytes)
     }
 
     /// Gives packets to the guest while it has buffers.
-    fn give_to_guest(&mut self, session: &mut Session, budget: &mut u32) -> Result<(), DeviceError> {
+    fn give_to_guest(&mut self, session: &mut Session, budget: &mut usize) -> Result<(), DeviceError> {
         let mut was_used = false;
         while *budget > 0 && self.muxer.has_for_guest() {
             let Session { memory, queues, .. } = session;
@@ -222,6 +227,7 @@ impl Vsock {
                 .packet
                 .get(..HEADER_BYTES.saturating_add(length))
                 .unwrap_or_default();
+            *budget = budget.saturating_sub(length / BYTES_OF_A_UNIT);
             let count = segments::write(memory, &chain.writable, whole).map_err(|error| lost(RX, &error))?;
             queue.add_used(memory, chain.head, u32::try_from(count).unwrap_or(u32::MAX))?;
             if !was_used {

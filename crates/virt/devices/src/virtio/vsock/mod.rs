@@ -7,18 +7,21 @@
 //! Everything that the guest sends comes in by [`device`]'s parse step; behind it there are only owned headers and copied data.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
+mod accepting;
 mod client;
 mod connection;
 mod connector;
 mod credit;
 mod deadlines;
 mod device;
+pub mod fuzzing;
 mod metrics;
 mod muxer;
 mod packet;
 mod poller;
 mod segments;
 mod state;
+mod stream;
 #[cfg(test)]
 mod tests;
 

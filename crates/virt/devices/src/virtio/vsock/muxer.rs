@@ -13,7 +13,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::client::{Client, Greeting};
+use super::client::Client;
 use super::connection::{Connection, Fate, Outgoing, Phase};
 use super::connector::Connector;
 use super::credit::BUFFER_BYTES;
@@ -24,18 +24,14 @@ use super::poller::{FIRST_ID, Happened, Poller};
 
 /// Most connections at a time. Each may hold [`BUFFER_BYTES`].
 pub(super) const MOST_CONNECTIONS: usize = 1024;
-/// Most clients that have not said yet what they want; one more, and the oldest goes.
-pub(super) const MOST_CLIENTS: usize = 128;
 /// Resets that wait for the guest, from which on nothing is taken from it.
 pub(super) const MOST_RESETS: usize = 1024;
-/// Clients accepted in one turn.
-const MOST_ACCEPTS: usize = 32;
 /// Ports of the host's connections, as Firecracker numbers them: far from what guests connect to.
 pub(super) const FIRST_PORT: u32 = 1 << 30;
 /// The first port behind them.
 pub(super) const END_PORT: u32 = 1 << 31;
 /// The number of the listener among the deadlines.
-const LISTENER: u64 = 0;
+pub(super) const LISTENER: u64 = 0;
 
 /// A reset that is not a connection's: there is none, or not any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,18 +44,18 @@ struct Reset {
 #[derive(Debug)]
 pub(super) struct Muxer {
     cid: u64,
-    poller: Poller,
-    listener: OwnedFd,
+    pub(super) poller: Poller,
+    pub(super) listener: OwnedFd,
     connector: Box<dyn Connector>,
-    timeouts: Timeouts,
-    metrics: Arc<Metrics>,
-    clients: BTreeMap<u64, Client>,
-    connections: HashMap<u64, Connection>,
-    by_ports: HashMap<Ports, u64>,
+    pub(super) timeouts: Timeouts,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) clients: BTreeMap<u64, Client>,
+    pub(super) connections: HashMap<u64, Connection>,
+    pub(super) by_ports: HashMap<Ports, u64>,
     /// Connections that have something for the guest.
     row: VecDeque<u64>,
     resets: VecDeque<Reset>,
-    deadlines: Deadlines,
+    pub(super) deadlines: Deadlines,
     next_id: u64,
     pub(super) next_port: u32,
 }
@@ -303,91 +299,14 @@ impl Muxer {
         }
     }
 
-    /// A client wants to be accepted.
-    fn accept(&mut self) {
-        use rustix::io::Errno;
-        use rustix::net::{SocketFlags, accept_with};
-        for _ in 0..MOST_ACCEPTS {
-            match accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-                Ok(socket) => {
-                    let id = self.take_id();
-                    if self.poller.add(id, &socket).is_err() {
-                        add(&self.metrics.clients_dropped, 1);
-                        continue;
-                    }
-                    self.clients.insert(id, Client::new(socket));
-                    self.deadlines.set(id, self.timeouts.greeting);
-                    if self.clients.len() > MOST_CLIENTS
-                        && let Some(&oldest) = self.clients.keys().next()
-                    {
-                        self.drop_client(oldest);
-                    }
-                }
-                Err(Errno::AGAIN) => return,
-                Err(Errno::INTR | Errno::CONNABORTED) => {}
-                Err(_) => {
-                    // No descriptors, or no memory. The listener stays readable, so it must not be waited on for a while.
-                    self.poller.remove(&self.listener);
-                    self.deadlines.set(LISTENER, self.timeouts.retry);
-                    return;
-                }
-            }
-        }
-    }
-
-    /// A client has said something.
-    fn hear(&mut self, id: u64) {
-        let Some(client) = self.clients.get_mut(&id) else {
-            return;
-        };
-        let guest = match client.read() {
-            Greeting::Waiting => return,
-            Greeting::Refused => return self.drop_client(id),
-            Greeting::Port(guest) => guest,
-        };
-        let Some(host) = self.free_port(guest) else {
-            return self.drop_client(id);
-        };
-        if let Some(client) = self.clients.remove(&id) {
-            self.insert(id, Connection::requested(Ports { host, guest }, client.into_socket()));
-        }
-    }
-
-    fn drop_client(&mut self, id: u64) {
-        if let Some(client) = self.clients.remove(&id) {
-            self.poller.remove(client.socket());
-            self.deadlines.clear(id);
-            add(&self.metrics.clients_dropped, 1);
-        }
-    }
-
-    /// A port of the host's that has no connection with the guest's port; none if there are too many connections.
-    fn free_port(&mut self, guest: u32) -> Option<u32> {
-        if self.connections.len() >= MOST_CONNECTIONS {
-            add(&self.metrics.refused, 1);
-            return None;
-        }
-        for _ in 0..=MOST_CONNECTIONS {
-            let host = self.next_port;
-            self.next_port = host
-                .checked_add(1)
-                .filter(|&port| port < END_PORT)
-                .unwrap_or(FIRST_PORT);
-            if !self.by_ports.contains_key(&Ports { host, guest }) {
-                return Some(host);
-            }
-        }
-        None
-    }
-
-    fn take_id(&mut self) -> u64 {
+    pub(super) fn take_id(&mut self) -> u64 {
         let id = self.next_id;
         // 2^64 connections take longer than any machine lives.
         self.next_id = id.wrapping_add(1);
         id
     }
 
-    fn insert(&mut self, id: u64, connection: Connection) {
+    pub(super) fn insert(&mut self, id: u64, connection: Connection) {
         add(&self.metrics.opened, 1);
         self.deadlines.clear(id);
         if connection.phase == Phase::Requested {

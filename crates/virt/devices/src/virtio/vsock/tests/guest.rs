@@ -12,7 +12,7 @@ use vm_memory::{Bytes as _, GuestAddress};
 use crate::virtio::testing::{Buffer, Harness};
 use crate::virtio::vsock::packet::{HEADER_BYTES, HOST_CID, Header, Operation, STREAM};
 use crate::virtio::vsock::{PathConnector, Timeouts, Vsock, listen_at};
-use crate::virtio::{DeviceError, Session, VirtioDevice as _};
+use crate::virtio::{DeviceError, VirtioDevice as _};
 
 /// The guest's context id in the tests.
 pub(super) const CID: u64 = 3;
@@ -24,7 +24,7 @@ pub(super) const RX_BYTES: u32 = 4096;
 const MEMORY_BYTES: usize = 32 << 20;
 
 /// Where the transmitted packets lie.
-const TX_SLOTS: u64 = 64;
+const TX_SLOTS: u64 = 128;
 const TX_SLOT_BYTES: u64 = 128 * 1024;
 
 /// See the module.
@@ -36,6 +36,9 @@ pub(super) struct Guest {
     pub(super) inbox: VecDeque<(Header, Vec<u8>)>,
     /// Give buffers that were used to the device again.
     pub(super) gives_back: bool,
+    has_event_index: bool,
+    /// The available indices at which it was decided last whether to notify.
+    decided: [u16; 3],
     rx: VecDeque<(u64, u32)>,
     tx: u64,
     tx_next: u64,
@@ -53,13 +56,29 @@ impl Guest {
     pub(super) fn starved(timeouts: Timeouts) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let device = device_at(folder.path().join("v.sock"), timeouts);
-        let mut harness = Harness::new(device, MEMORY_BYTES);
+        Self::with_device(device, folder, 0)
+    }
+
+    /// Likewise, with buffers, and with the event index agreed on.
+    pub(super) fn with_event_index() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let device = device_at(folder.path().join("v.sock"), Timeouts::default());
+        let mut guest = Self::with_device(device, folder, 1 << 29);
+        guest.give(200);
+        guest
+    }
+
+    /// Starts this device, whose socket lies in `folder`.
+    pub(super) fn with_device(device: Vsock, folder: tempfile::TempDir, features: u64) -> Self {
+        let mut harness = Harness::with_features(device, MEMORY_BYTES, features);
         let tx = harness.allocate(TX_SLOTS * TX_SLOT_BYTES);
         Guest {
             harness,
             folder,
             inbox: VecDeque::new(),
             gives_back: true,
+            has_event_index: features != 0,
+            decided: [0; 3],
             rx: VecDeque::new(),
             tx,
             tx_next: 0,
@@ -78,6 +97,28 @@ impl Guest {
     pub(super) fn give_at(&mut self, place: u64, bytes: u32) {
         self.rx.push_back((place, bytes));
         self.harness.queue(0).add(&[Buffer::writable(place, bytes)]);
+    }
+
+    /// Notifies the device of a queue if it asked for that (VIRTIO 1.2 §2.7.10), as a driver does after it has made chains available.
+    pub(super) fn notify(&mut self, number: u16) {
+        let queue = self.harness.queue(number);
+        let (available, used, size) = (queue.available, queue.used, u64::from(queue.size()));
+        let flags = queue.used_flags();
+        let load = |address| -> u16 {
+            let memory = &self.harness.session.memory;
+            u16::from_le(memory.read_obj(GuestAddress(address)).unwrap())
+        };
+        let new = load(available + 2);
+        let event = load(used + 4 + 8 * size);
+        let old = std::mem::replace(&mut self.decided[usize::from(number)], new);
+        let is_wanted = if self.has_event_index {
+            new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+        } else {
+            flags & 1 == 0
+        };
+        if is_wanted {
+            self.harness.notify(number).unwrap();
+        }
     }
 
     /// The path of the host's socket.
@@ -120,24 +161,26 @@ impl Guest {
         poll(&mut descriptors, Some(&wait)).unwrap() == 1
     }
 
-    /// Takes what the device wrote, and gives the buffers back.
+    /// Takes what the device wrote, and gives the buffers back, until it writes no more.
     pub(super) fn collect(&mut self) {
-        let used = self.harness.queue(0).take_used();
-        let mut given = false;
-        for used in used {
-            let (place, bytes) = self.rx.pop_front().unwrap();
-            let whole = self.harness.read(place, used.written.try_into().unwrap());
-            let header = Header::parse(whole[..HEADER_BYTES].try_into().unwrap());
-            let data = whole[HEADER_BYTES..].to_vec();
-            assert_eq!(data.len(), header.length as usize, "the used length fits the header");
-            self.inbox.push_back((header, data));
-            if self.gives_back {
-                self.give_at(place, bytes);
-                given = true;
+        loop {
+            let used = self.harness.queue(0).take_used();
+            let given = self.gives_back && !used.is_empty();
+            for used in used {
+                let (place, bytes) = self.rx.pop_front().unwrap();
+                let whole = self.harness.read(place, used.written.try_into().unwrap());
+                let header = Header::parse(whole[..HEADER_BYTES].try_into().unwrap());
+                let data = whole[HEADER_BYTES..].to_vec();
+                assert_eq!(data.len(), header.length as usize, "the used length fits the header");
+                self.inbox.push_back((header, data));
+                if self.gives_back {
+                    self.give_at(place, bytes);
+                }
             }
-        }
-        if given {
-            self.harness.notify(0).unwrap();
+            if !given {
+                break;
+            }
+            self.notify(0);
         }
         self.harness.queue(1).take_used();
     }
@@ -160,7 +203,7 @@ impl Guest {
     /// Sends a packet.
     pub(super) fn send(&mut self, header: &Header, data: &[u8]) {
         self.post(header, data);
-        self.harness.notify(1).unwrap();
+        self.notify(1);
         self.collect();
     }
 
@@ -181,6 +224,23 @@ impl Guest {
         let mut header = header(host, guest, Operation::Data);
         header.length = data.len().try_into().unwrap();
         self.send(&header, data);
+    }
+
+    /// Sends as much as there is credit for, to a host's program that does not read. Returns how much that was.
+    pub(super) fn fill(&mut self, host: u32, guest: u32, bytes: &[u8]) -> usize {
+        let (mut sent, mut credit) = (0, 65536);
+        while credit > 0 {
+            let piece = &bytes[sent..sent + credit.min(5000)];
+            self.data(host, guest, piece);
+            sent += piece.len();
+            credit -= piece.len();
+            self.run();
+            if let Some((packet, _)) = self.inbox.drain(..).next_back() {
+                let in_flight = u32::try_from(sent).unwrap() - packet.forwarded;
+                credit = (packet.capacity - in_flight) as usize;
+            }
+        }
+        sent
     }
 
     /// Waits for the next packet.
@@ -292,9 +352,4 @@ pub(super) fn noise(seed: u64, bytes: usize) -> Vec<u8> {
             u8::try_from(state & 0xff).unwrap()
         })
         .collect()
-}
-
-/// The session, to call the device directly.
-pub(super) fn session(guest: &mut Guest) -> (&mut Vsock, &mut Session) {
-    (&mut guest.harness.device, &mut guest.harness.session)
 }

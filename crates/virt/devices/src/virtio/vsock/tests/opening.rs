@@ -84,3 +84,51 @@ fn the_configuration_is_the_context_id() {
     guest.harness.device.read_config(u64::MAX, &mut part);
     assert_eq!(part, [0, 0]);
 }
+
+#[test]
+fn a_client_that_is_gone_before_the_answer_still_says_what_it_said() {
+    let mut guest = Guest::new();
+    let mut host = guest.host_connects(7);
+    host.write_all(b"and off").unwrap();
+    drop(host);
+    let request = guest.expect(Operation::Request);
+    guest.expect_nothing();
+    guest.say(request.source_port, 7, Operation::Response);
+    let (mut data, mut flags) = (Vec::new(), 0);
+    while flags != NO_MORE {
+        let (packet, bytes) = guest.next();
+        data.extend(bytes);
+        flags |= packet.flags;
+    }
+    assert_eq!(data, b"and off");
+    guest.say(request.source_port, 7, Operation::Reset);
+    assert_eq!(guest.harness.device.muxer().connections(), 0);
+}
+
+#[test]
+fn a_turn_interrupts_once_for_each_queue() {
+    let mut guest = Guest::new();
+    let (mut host, port) = guest.open_from_host(52);
+    let count = |guest: &Guest| [0, 1, 2].map(|queue| guest.harness.interrupt.of_queue(queue));
+    let before = count(&guest);
+    host.write_all(&[0; 20_000]).unwrap();
+    guest.run();
+    assert!(guest.inbox.len() > 4);
+    let after = count(&guest);
+    assert_eq!(after, [before[0] + 1, before[1], 0]);
+    guest.data(port, 52, b"x");
+    assert_eq!(count(&guest), [after[0], after[1] + 1, 0]);
+}
+
+#[test]
+fn ports_of_the_host_are_not_used_twice() {
+    let mut guest = Guest::new();
+    guest.harness.device.muxer().next_port = (1 << 31) - 1;
+    let listener = guest.host_listens(1 << 30);
+    let (_one, first) = guest.open_from_host(52);
+    assert_eq!(first, (1 << 31) - 1);
+    // The next would be the very connection that the guest has made itself.
+    let _two = guest.open_from_guest(52, &listener, 1 << 30);
+    let (_three, third) = guest.open_from_host(52);
+    assert_eq!(third, (1 << 30) + 1);
+}
