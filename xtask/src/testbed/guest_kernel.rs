@@ -161,7 +161,7 @@ struct Inputs {
     arch: GuestArch,
     package: String,
     version: String,
-    /// common.config and the architecture's, one after the other.
+    /// The settings of common.config and of the architecture's, one after the other.
     fragments: String,
 }
 
@@ -183,7 +183,7 @@ impl Inputs {
             arch,
             package: of_pin("package")?,
             version: of_pin("version")?,
-            fragments: read("common.config")? + &read(&format!("{arch}.config"))?,
+            fragments: settings(&(read("common.config")? + &read(&format!("{arch}.config"))?)),
         })
     }
 
@@ -295,28 +295,31 @@ fn make(inputs: &Inputs, tree: &Path) -> Command {
     make
 }
 
-/// The lines of the fragments that the final configuration lacks. `# CONFIG_X is not set` is met as well where the kernel has
-/// no X at all under this configuration.
-fn unmet(fragments: &str, config: &str) -> Vec<String> {
+/// What a fragment says, without comments and empty lines: a reworded comment is no other kernel.
+fn settings(fragment: &str) -> String {
+    let lines = fragment
+        .lines()
+        .filter(|line| line.starts_with("CONFIG_") || unset_name(line).is_some());
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
+/// The name in a line `# CONFIG_NAME is not set`.
+fn unset_name(line: &str) -> Option<&str> {
+    let name = line.strip_prefix("# ")?.strip_suffix(" is not set")?;
+    name.starts_with("CONFIG_").then_some(name)
+}
+
+/// The settings that the final configuration lacks. `# CONFIG_X is not set` is met as well where the kernel has no X at all
+/// under this configuration.
+fn unmet(settings: &str, config: &str) -> Vec<String> {
     let has = |line: &str| config.lines().any(|made| made == line);
     let sets = |name: &str| {
         config
             .lines()
             .any(|made| made.strip_prefix(name).is_some_and(|rest| rest.starts_with('=')))
     };
-    fragments
-        .lines()
-        .filter(|line| {
-            let unset = line
-                .strip_prefix("# ")
-                .and_then(|line| line.strip_suffix(" is not set"));
-            match unset {
-                Some(name) => sets(name),
-                None => line.starts_with("CONFIG_") && !has(line),
-            }
-        })
-        .map(str::to_owned)
-        .collect()
+    let is_unmet = |line: &&str| unset_name(line).map_or_else(|| !has(line), sets);
+    settings.lines().filter(is_unmet).map(str::to_owned).collect()
 }
 
 #[cfg(test)]
