@@ -45,6 +45,9 @@ pub(crate) enum GuestArch {
 }
 
 impl GuestArch {
+    /// All of them.
+    pub(crate) const ALL: [Self; 2] = [Self::X86_64, Self::Aarch64];
+
     /// Its name.
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -347,7 +350,7 @@ mod tests {
     #[test]
     fn the_checkouts_inputs_are_whole() {
         let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        for arch in [GuestArch::X86_64, GuestArch::Aarch64] {
+        for arch in GuestArch::ALL {
             let inputs = Inputs::read(&checkout, arch).unwrap();
             assert!(inputs.fragments.contains("CONFIG_VIRTIO_MMIO=y"), "{arch}");
             assert!(inputs.package.starts_with("linux-source-"), "{}", inputs.package);

@@ -26,7 +26,7 @@ use crate::command::CommandError;
 use crate::packages::{self, RequireError, Wanted};
 use crate::tally::{Counts, Tally};
 
-pub(crate) use guest_kernel::{GuestArch, GuestKernelArgs, run as run_guest_kernel};
+pub(crate) use guest_kernel::{GuestArch, GuestKernelArgs, prepare as prepare_guest_kernel, run as run_guest_kernel};
 pub(crate) use machine::Machine;
 
 /// The suites that testbed/guest/run-tests knows, in the order they run.
