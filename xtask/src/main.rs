@@ -36,6 +36,8 @@ enum Task {
     Layers,
     /// Boots a virtual machine with another kernel or architecture and runs the tests there.
     Testbed(testbed::TestbedArgs),
+    /// Builds the kernel that our guests boot, and prints where it is.
+    GuestKernel(testbed::GuestKernelArgs),
     /// Writes the man pages and shell completions to docs/.
     Docs(docs::DocsArgs),
 }
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Task::Bench(args) => bench::run(args).map(|()| true),
         Task::Layers => layers::run().map(|()| true).map_err(Into::into),
         Task::Testbed(args) => testbed::run(&args).map_err(Into::into),
+        Task::GuestKernel(args) => testbed::run_guest_kernel(&args).map(|()| true).map_err(Into::into),
         Task::Docs(args) => docs::run(&args).map(|()| true).map_err(Into::into),
     };
     match done {

@@ -12,7 +12,7 @@ use clap::Args;
 
 use crate::checkout::{CheckoutError, Workspace, cargo};
 use crate::packages::{self, RequireError, Wanted};
-use crate::testbed::{self, Machine, TestbedArgs};
+use crate::testbed::{self, GuestArch, Machine, TestbedArgs};
 use crate::{docs, layers, with_causes};
 use stage::{Runner, StageOutcome};
 
@@ -88,6 +88,10 @@ pub(crate) fn run(args: &TestArgs) -> Result<bool, TestError> {
     if !args.quick {
         release_stages(&mut runner, &workspace)?;
         if !args.no_testbed {
+            // Apart from the boots that want them: from a cold cache each takes minutes.
+            for arch in GuestArch::ALL {
+                runner.call(&format!("guest kernel {arch}"), || build_kernel(&workspace, arch));
+            }
             for machine in Machine::ALL {
                 runner.call(&format!("testbed {machine}"), || boot(machine));
             }
@@ -130,6 +134,11 @@ fn release_stages(runner: &mut Runner, workspace: &Workspace) -> Result<(), Test
 fn only(mut command: Command, tests: &[String]) -> Command {
     command.arg("--exact").args(tests);
     command
+}
+
+fn build_kernel(workspace: &Workspace, arch: GuestArch) -> StageOutcome {
+    let built = testbed::prepare_guest_kernel(&workspace.workspace_root, arch, false);
+    StageOutcome::of_result(built.map(drop).map_err(|error| with_causes(&error)))
 }
 
 fn boot(machine: Machine) -> StageOutcome {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::cache::Cache;
-use super::{Machine, TestbedError, at};
+use super::{TestbedError, at};
 use crate::command::{self, CommandError, shown};
 
 /// The Debian release that guests are made of, whatever the host runs: the tests then mean the same everywhere.
@@ -50,14 +50,13 @@ pub(crate) struct Apt {
 }
 
 impl Apt {
-    /// Writes the private configuration and fetches the package lists, from the mirror that this machine's own apt uses or the one that
-    /// `RINGWALL_DEBIAN_MIRROR` names.
+    /// Writes the private configuration into the cache's folder `name` and fetches the package lists of an architecture, from the
+    /// mirror that this machine's own apt uses or the one that `RINGWALL_DEBIAN_MIRROR` names.
     ///
     /// # Errors
     /// [`TestbedError`]: a file, or apt (no network, a bad signature).
-    pub(crate) fn update(cache: &Cache, machine: Machine) -> Result<Self, TestbedError> {
-        let arch = machine.debian_arch();
-        let folder = cache.tool_folder(&format!("apt-{arch}"));
+    pub(crate) fn update(cache: &Cache, name: &str, arch: &str) -> Result<Self, TestbedError> {
+        let folder = cache.tool_folder(name);
         for part in [
             "etc/apt.conf.d",
             "etc/sources.list.d",
@@ -106,6 +105,16 @@ impl Apt {
             .collect())
     }
 
+    /// The versions of a package that the archive has, newest first.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub(crate) fn versions(&self, package: &str) -> Result<Vec<String>, CommandError> {
+        Ok(versions_in(&command::text(
+            self.command("apt-cache").args(["madison", package]),
+        )?))
+    }
+
     /// Downloads one package, without what it depends on, into `folder`.
     ///
     /// # Errors
@@ -150,6 +159,12 @@ impl Apt {
     pub(crate) fn clean(&self) -> Result<(), CommandError> {
         command::output(self.command("apt-get").args(["-q", "clean"])).map(drop)
     }
+}
+
+/// The versions in what `apt-cache madison` prints: `package | version | where` (apt-cache(8)).
+fn versions_in(text: &str) -> Vec<String> {
+    let columns = text.lines().filter_map(|line| line.split('|').nth(1));
+    columns.map(|version| version.trim().to_owned()).collect()
 }
 
 fn debs_in(folder: &Path) -> Result<Vec<PathBuf>, TestbedError> {
@@ -259,6 +274,12 @@ mod tests {
             text.contains("http://mirror/debian-security bookworm-security main"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn versions_are_the_second_column() {
+        let text = " linux-source-6.12 | 6.12.9-1~deb12u1 | http://mirror x/main amd64 Packages\n linux-source-6.12 | 6.12.8-1 | http://mirror\n";
+        assert_eq!(versions_in(text), ["6.12.9-1~deb12u1", "6.12.8-1"]);
     }
 
     #[test]

@@ -42,8 +42,8 @@ pub(crate) fn boot(
     };
     // panic=-1 with -no-reboot: a panic ends QEMU at once.
     let append = format!(
-        "console={} quiet loglevel=4 panic=-1 random.trust_cpu=on{owner}",
-        machine.console()
+        "{} quiet loglevel=4 panic=-1 random.trust_cpu=on{owner}",
+        machine.kernel_words()
     );
     let mut qemu = machine.qemu();
     qemu.args([

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::cpio::Archive;
+use super::inner;
 use super::kernel::Kernel;
 use super::root::{self, Root};
 use super::{Machine, TestbedError, at};
@@ -23,8 +24,17 @@ const UNIT_CRATES: [&str; 5] = [
     "ringwall-cgroup",
     "ringwall-confine",
 ];
-/// Our binaries.
-const BINARIES: [&str; 2] = ["ringwall", "ringwall-attempts"];
+/// A package and its executable.
+type Binary = (&'static str, &'static str);
+/// What the suites of the process tiers run.
+const TIER_BINARIES: [Binary; 2] = [("ringwall", "ringwall"), ("ringwall-attempts", "ringwall-attempts")];
+/// What the suite `vmm` runs.
+const VMM_BINARIES: [Binary; 2] = [
+    ("ringwall-vmm-bin", "ringwall-vmm"),
+    ("ringwall-vsock-peer", VSOCK_PEER),
+];
+/// The guest's half of its vsock test.
+const VSOCK_PEER: &str = "ringwall-vsock-peer";
 
 /// The images of one run.
 #[derive(Debug)]
@@ -33,6 +43,8 @@ pub(crate) struct Job {
     pub(crate) disk: PathBuf,
     /// The initramfs.
     pub(crate) initramfs: PathBuf,
+    /// What is booted inside of the machine; empty without the suite `vmm`.
+    inner: PathBuf,
     /// Where the console's lines go.
     pub(crate) console_log: PathBuf,
 }
@@ -43,9 +55,17 @@ impl Job {
     /// # Errors
     /// [`TestbedError::File`].
     pub(crate) fn remove_images(&self) -> Result<(), TestbedError> {
-        [&self.disk, &self.initramfs]
-            .into_iter()
-            .try_for_each(|path| fs::remove_file(path).map_err(at(path)))
+        for path in [&self.disk, &self.initramfs] {
+            fs::remove_file(path).map_err(at(path))?;
+        }
+        remove_folder(&self.inner)
+    }
+}
+
+fn remove_folder(path: &Path) -> Result<(), TestbedError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(at(path)(error)),
+        _ => Ok(()),
     }
 }
 
@@ -65,11 +85,18 @@ pub(crate) fn prepare(
     let job = Job {
         disk: folder.join("job.ext4"),
         initramfs: folder.join("initramfs.cpio"),
+        inner: folder.join("inner"),
         console_log: folder.join("console.log"),
     };
     let testbed = workspace.workspace_root.join("testbed");
     let tree = tempfile::tempdir_in(&folder).map_err(at(&folder))?;
-    fill(tree.path(), workspace, machine, &testbed, suites)?;
+    let built = fill(tree.path(), workspace, machine, &testbed, suites)?;
+    remove_folder(&job.inner)?; // what a run with --keep left
+    if suites.contains(&"vmm") {
+        let peer = built.join(VSOCK_PEER);
+        inner::prepare(&workspace.workspace_root, machine, kernel, root, &peer, &job.inner)?;
+        link_files(&job.inner, &tree.path().join("inner"))?;
+    }
     drop(fs::remove_file(&job.disk)); // mke2fs would keep an old file's size
     let size_mib = folder_size(tree.path())? / (1024 * 1024) + 24;
     root::image(tree.path(), &job.disk, &format!("{size_mib}M"), "ringwall-job")?;
@@ -77,13 +104,14 @@ pub(crate) fn prepare(
     Ok(job)
 }
 
+/// Fills the disk's tree, but for what is booted inside; returns the folder with the executables.
 fn fill(
     tree: &Path,
     workspace: &Workspace,
     machine: Machine,
     testbed: &Path,
     suites: &[&str],
-) -> Result<(), TestbedError> {
+) -> Result<PathBuf, TestbedError> {
     for name in ["bin", "unit"] {
         fs::create_dir(tree.join(name)).map_err(at(tree))?;
     }
@@ -92,8 +120,9 @@ fn fill(
         let entry = entry.map_err(at(&scripts))?;
         copy_program(&entry.path(), &tree.join(entry.file_name()))?;
     }
-    let built = build(workspace, machine)?;
-    for name in BINARIES {
+    let binaries = binaries(suites);
+    let built = build(workspace, machine, &binaries)?;
+    for (_, name) in binaries {
         copy_program(&built.join(name), &tree.join("bin").join(name))?;
     }
     if suites.contains(&"unit") {
@@ -104,7 +133,29 @@ fn fill(
     let list = tree.join("suites");
     fs::write(&list, suites.join("\n") + "\n").map_err(at(&list))?;
     // tempdir makes it private; the guest's unprivileged user must get in.
-    fs::set_permissions(tree, fs::Permissions::from_mode(0o755)).map_err(at(tree))
+    fs::set_permissions(tree, fs::Permissions::from_mode(0o755)).map_err(at(tree))?;
+    Ok(built)
+}
+
+/// What must be built for these suites: the linker takes its minutes for each.
+fn binaries(suites: &[&str]) -> Vec<Binary> {
+    let mut binaries = Vec::new();
+    if suites.iter().any(|suite| !matches!(*suite, "kvm" | "vmm")) {
+        binaries.extend(TIER_BINARIES);
+    }
+    if suites.contains(&"vmm") {
+        binaries.extend(VMM_BINARIES);
+    }
+    binaries
+}
+
+fn link_files(from: &Path, to: &Path) -> Result<(), TestbedError> {
+    fs::create_dir(to).map_err(at(to))?;
+    for entry in fs::read_dir(from).map_err(at(from))? {
+        let entry = entry.map_err(at(from))?;
+        fs::hard_link(entry.path(), to.join(entry.file_name())).map_err(at(&entry.path()))?;
+    }
+    Ok(())
 }
 
 fn copy_program(from: &Path, to: &Path) -> Result<(), TestbedError> {
@@ -112,12 +163,14 @@ fn copy_program(from: &Path, to: &Path) -> Result<(), TestbedError> {
     fs::set_permissions(to, fs::Permissions::from_mode(0o755)).map_err(at(to))
 }
 
-/// Builds our binaries for the guest; returns the folder with them.
-fn build(workspace: &Workspace, machine: Machine) -> Result<PathBuf, TestbedError> {
+/// Builds executables for the guest; returns the folder with them.
+fn build(workspace: &Workspace, machine: Machine, binaries: &[Binary]) -> Result<PathBuf, TestbedError> {
     let mut build = cargo();
     build.args(["build", "--quiet", "--release", "--target", machine.triple()]);
-    build.args(BINARIES.iter().flat_map(|name| ["-p", name]));
-    command::run(&mut build)?;
+    build.args(binaries.iter().flat_map(|(package, _)| ["-p", package]));
+    if !binaries.is_empty() {
+        command::run(&mut build)?;
+    }
     Ok(workspace.target_directory.join(machine.triple()).join("release"))
 }
 
@@ -198,6 +251,14 @@ fn folder_size(folder: &Path) -> Result<u64, TestbedError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_the_suites_run_is_built() {
+        assert_eq!(binaries(&["kvm"]), []);
+        assert_eq!(binaries(&["vmm", "kvm"]), VMM_BINARIES);
+        assert_eq!(binaries(&["doctor"]), TIER_BINARIES);
+        assert_eq!(binaries(&super::super::SUITES).len(), 4);
+    }
 
     #[test]
     fn only_test_executables_are_taken_from_cargo() {

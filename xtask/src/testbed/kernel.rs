@@ -28,6 +28,16 @@ const MODULES: [&str; 12] = [
     "algif_hash",
 ];
 
+/// Modules that a guest inside of the guest loads from its initramfs, when its kernel is this one.
+const INNER_MODULES: [&str; 6] = [
+    "virtio_mmio",
+    "virtio_blk",
+    "virtio_net",
+    "virtio_rng",
+    "virtio_balloon",
+    "vmw_vsock_virtio_transport",
+];
+
 /// A kernel that can be booted.
 #[derive(Debug)]
 pub(crate) struct Kernel {
@@ -37,6 +47,8 @@ pub(crate) struct Kernel {
     pub(crate) image: PathBuf,
     /// The modules, in the order to load them.
     pub(crate) modules: Vec<PathBuf>,
+    /// The modules for a guest inside of the guest, in their order.
+    pub(crate) inner_modules: Vec<PathBuf>,
 }
 
 /// Takes the kernel from the cache, or downloads it.
@@ -44,29 +56,37 @@ pub(crate) struct Kernel {
 /// # Errors
 /// [`TestbedError`].
 pub(crate) fn prepare(cache: &Cache, machine: Machine, refresh: bool) -> Result<Kernel, TestbedError> {
-    let key = key(MODULES.map(str::as_bytes));
+    let modules: Vec<&str> = MODULES.iter().chain(machine.kvm_modules()).copied().collect();
+    let key = key(modules
+        .iter()
+        .copied()
+        .chain(["inner"])
+        .chain(INNER_MODULES)
+        .map(str::as_bytes));
     let folder = cache.entry(&format!("kernel-{machine}"), &key, refresh, |into| {
-        make(cache, machine, into)
+        make(cache, machine, &modules, into)
     })?;
     let version_file = folder.join("version");
     let version = fs::read_to_string(&version_file).map_err(at(&version_file))?;
-    let modules = folder.join("modules");
-    let mut modules: Vec<_> = fs::read_dir(&modules)
-        .map_err(at(&modules))?
-        .flatten()
-        .map(|entry| entry.path())
-        .collect();
-    modules.sort(); // the names begin with their turn
     Ok(Kernel {
         version: version.trim().to_owned(),
         image: folder.join("image"),
-        modules,
+        modules: in_turn(&folder.join("modules"))?,
+        inner_modules: in_turn(&folder.join("inner-modules"))?,
     })
 }
 
-fn make(cache: &Cache, machine: Machine, into: &Path) -> Result<(), TestbedError> {
+/// The modules of a folder in their order: the names begin with their turn.
+fn in_turn(folder: &Path) -> Result<Vec<PathBuf>, TestbedError> {
+    let entries = fs::read_dir(folder).map_err(at(folder))?;
+    let mut modules: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    modules.sort();
+    Ok(modules)
+}
+
+fn make(cache: &Cache, machine: Machine, modules: &[&str], into: &Path) -> Result<(), TestbedError> {
     println!("testbed {machine}: downloading the kernel");
-    let apt = Apt::update(cache, machine)?;
+    let apt = Apt::update(cache, &machine.apt_folder(), machine.debian_arch())?;
     let found = apt.dependencies(machine.kernel_meta())?;
     let prefix = format!("linux-image-{}.", machine.series());
     let Some(package) = found.iter().find(|name| name.starts_with(&prefix)) else {
@@ -99,13 +119,15 @@ fn make(cache: &Cache, machine: Machine, into: &Path) -> Result<(), TestbedError
         .into_owned();
     let image = tree.join(format!("boot/vmlinuz-{version}"));
     fs::rename(&image, into.join("image")).map_err(at(&image))?;
-    take_modules(&all_modules.join(&version), &version, &into.join("modules"))?;
+    let all_modules = all_modules.join(&version);
+    take_modules(&all_modules, &version, modules, &into.join("modules"))?;
+    take_modules(&all_modules, &version, &INNER_MODULES, &into.join("inner-modules"))?;
     fs::write(into.join("version"), &version).map_err(at(into))?;
     fs::remove_dir_all(&tree).map_err(at(&tree))
 }
 
 /// Copies the wanted modules and those they need, uncompressed, each named by its turn.
-fn take_modules(tree: &Path, version: &str, into: &Path) -> Result<(), TestbedError> {
+fn take_modules(tree: &Path, version: &str, wanted: &[&str], into: &Path) -> Result<(), TestbedError> {
     let mut files = BTreeMap::new();
     find_modules(&tree.join("kernel"), &mut files)?;
     let list = tree.join("modules.builtin");
@@ -118,7 +140,7 @@ fn take_modules(tree: &Path, version: &str, into: &Path) -> Result<(), TestbedEr
     let mut loaded = Vec::new();
     // Depth first: a module's needs come before it. `pending` holds (name, were its needs looked at).
     let mut pending: Vec<(String, Option<Vec<u8>>)> =
-        MODULES.iter().rev().map(|name| ((*name).to_owned(), None)).collect();
+        wanted.iter().rev().map(|name| ((*name).to_owned(), None)).collect();
     while let Some((name, content)) = pending.pop() {
         if loaded.contains(&name) || built_in.contains(&name) {
             continue;
@@ -215,7 +237,7 @@ mod tests {
         }
         fs::write(tree.join("modules.builtin"), "kernel/fs/fuse.ko\n").unwrap();
         let into = folder.path().join("out");
-        take_modules(&tree, "6.1", &into).unwrap();
+        take_modules(&tree, "6.1", &MODULES, &into).unwrap();
         let mut names: Vec<_> = fs::read_dir(&into)
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -232,7 +254,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("kernel")).unwrap();
         fs::write(folder.path().join("modules.builtin"), "").unwrap();
-        let result = take_modules(folder.path(), "6.1", &folder.path().join("out"));
+        let result = take_modules(folder.path(), "6.1", &MODULES, &folder.path().join("out"));
         assert!(matches!(result, Err(TestbedError::NoModule { .. })), "{result:?}");
     }
 }

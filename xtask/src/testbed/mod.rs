@@ -10,6 +10,8 @@ mod boot;
 mod cache;
 mod console;
 mod cpio;
+mod guest_kernel;
+mod inner;
 mod job;
 mod kernel;
 mod machine;
@@ -24,10 +26,13 @@ use crate::command::CommandError;
 use crate::packages::{self, RequireError, Wanted};
 use crate::tally::{Counts, Tally};
 
+pub(crate) use guest_kernel::{GuestArch, GuestKernelArgs, prepare as prepare_guest_kernel, run as run_guest_kernel};
 pub(crate) use machine::Machine;
 
 /// The suites that testbed/guest/run-tests knows, in the order they run.
-pub(crate) const SUITES: [&str; 10] = [
+pub(crate) const SUITES: [&str; 12] = [
+    "kvm",
+    "vmm",
     "doctor",
     "unit",
     "smoke-root",
@@ -55,7 +60,7 @@ pub(crate) struct TestbedArgs {
     /// How long the machine may run, in seconds.
     #[arg(long, default_value_t = 600)]
     pub(crate) timeout: u64,
-    /// The suites to run; all by default.
+    /// The suites to run; by default all that the machine is for.
     #[arg(last = true, value_parser = SUITES)]
     pub(crate) tests: Vec<String>,
 }
@@ -98,6 +103,26 @@ pub(crate) enum TestbedError {
         kernel: String,
         /// The module.
         module: String,
+    },
+    /// apt doesn't have the pinned source.
+    #[error(
+        "apt has {package} in the versions {found:?}, not the pinned {wanted}: raise it in guest/kernel/source.txt"
+    )]
+    NoSource {
+        /// The package.
+        package: String,
+        /// The pinned version.
+        wanted: String,
+        /// The versions that there are.
+        found: Vec<String>,
+    },
+    /// The kernel's configuration has not taken over what we want.
+    #[error("the {arch} kernel's configuration drops these lines of guest/kernel: {lines:?}")]
+    Unmet {
+        /// The architecture.
+        arch: GuestArch,
+        /// The lines.
+        lines: Vec<String>,
     },
     /// A package has another shape than expected.
     #[error("{package} holds no {wanted}")]
@@ -148,7 +173,7 @@ pub(crate) fn boot_and_judge(args: &TestbedArgs) -> Result<Outcome, TestbedError
     packages::require_target(machine.triple())?;
     let workspace = Workspace::load()?;
     let suites: Vec<&str> = match &*args.tests {
-        [] => SUITES.to_vec(),
+        [] => machine.suites().to_vec(),
         wanted => SUITES
             .into_iter()
             .filter(|suite| wanted.iter().any(|name| name == suite))

@@ -44,7 +44,7 @@ pub(crate) struct Root {
 /// # Errors
 /// [`TestbedError`].
 pub(crate) fn prepare(cache: &Cache, machine: Machine, checkout: &Path, refresh: bool) -> Result<Root, TestbedError> {
-    let list = checkout.join("testbed").join(machine.folder()).join("packages.txt");
+    let list = checkout.join("testbed/packages.txt");
     let packages = fs::read_to_string(&list).map_err(at(&list))?;
     let skeleton = skeleton(&checkout.join("testbed/skeleton"))?;
     let texts = skeleton.iter().flat_map(|(name, content)| [name.as_bytes(), content]);
@@ -80,7 +80,7 @@ fn make(
     into: &Path,
 ) -> Result<(), TestbedError> {
     println!("testbed {machine}: downloading the root file system");
-    let apt = Apt::update(cache, machine)?;
+    let apt = Apt::update(cache, &machine.apt_folder(), machine.debian_arch())?;
     let names: Vec<&str> = packages
         .lines()
         .map(str::trim)
