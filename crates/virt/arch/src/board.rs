@@ -109,6 +109,8 @@ pub struct Board<'a> {
     pub keyboard: bool,
     /// Whether there is a generation id at `layout::vmgenid`.
     pub vmgenid: bool,
+    /// Whether vCPUs have a performance monitor (`Platform::has_performance_monitor`; aarch64 only).
+    pub performance_monitor: bool,
     /// Fresh random bytes for the guest's generator. Each boot needs its own; may be empty.
     pub rng_seed: &'a [u8],
 }
@@ -154,7 +156,17 @@ pub enum BootTablesError {
         #[source]
         source: vm_memory::GuestMemoryError,
     },
-    /// The kernel lies over something that the tables describe.
+    /// RAM is too small for a table beside the kernel.
+    #[error("no room for the {table} in RAM of {ram_bytes} bytes beside the kernel, which ends at {kernel_end:#x}")]
+    NoRoom {
+        /// Which table.
+        table: &'static str,
+        /// How much RAM there is, in bytes.
+        ram_bytes: u64,
+        /// Where the kernel ends.
+        kernel_end: u64,
+    },
+    /// The initrd lies over the kernel or a table, or outside of RAM.
     #[error("the initrd at {initrd:#x?} is not above the kernel, which ends at {kernel_end:#x}, and within RAM")]
     InitrdMisplaced {
         /// Where the initrd is.

@@ -15,11 +15,21 @@
 
 mod architecture;
 mod board;
+mod fingerprint;
 mod load;
 mod memory;
 mod state;
 
+// What only system calls of the same architecture use is compiled and tested elsewhere too, and dead there.
+#[cfg_attr(
+    not(target_arch = "aarch64"),
+    allow(dead_code, reason = "used by this architecture's system calls")
+)]
 pub mod aarch64;
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "used by this architecture's system calls")
+)]
 pub mod x86_64;
 
 #[cfg(target_arch = "aarch64")]
@@ -29,5 +39,6 @@ pub use x86_64 as native;
 
 pub use architecture::Architecture;
 pub use board::{Board, BootTablesError, GicDescription, GicVersion, MmioSlot, PageSlot, PortSlot, Reachable};
+pub use fingerprint::Fingerprint;
 pub use load::{KernelFile, LoadInitrdError, LoadKernelError};
 pub use memory::{GuestRam, MapMemoryError, anonymous_ram};

@@ -108,6 +108,7 @@ impl Machine {
             serial: true,
             keyboard: true,
             vmgenid: true,
+            performance_monitor: false,
             rng_seed: &[7; 32],
         };
         let boot = native::write_boot_tables(&self.ram, &board, &kernel).unwrap();

@@ -7,6 +7,7 @@ mod boot_tables;
 mod bzimage;
 mod cpuid;
 mod elf;
+mod features;
 mod gdt;
 mod kernel;
 mod msrs;

@@ -15,6 +15,7 @@ fn board(virtio: &[crate::MmioSlot]) -> Board<'_> {
         serial: true,
         keyboard: true,
         vmgenid: true,
+        performance_monitor: false,
         rng_seed: &[],
     }
 }

@@ -2,6 +2,7 @@
 
 mod check;
 mod platform;
+mod probe;
 mod restore;
 mod save;
 mod state;
@@ -10,6 +11,7 @@ mod xsave;
 
 pub use check::{MissingCapability, check};
 pub use platform::{Platform, PlatformError, PlatformOptions};
+pub use probe::fingerprint;
 pub use restore::tell_of_pause;
 pub use state::{PlatformState, VcpuState};
 pub use vcpu::{VcpuError, Warning, set_boot_registers};

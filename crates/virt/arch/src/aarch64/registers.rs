@@ -1,0 +1,92 @@
+//! Register values and their numbers in KVM's interface.
+
+/// `KVM_REG_ARM64`, `KVM_REG_SIZE_U64`, `KVM_REG_ARM_CORE` (include/uapi/linux/kvm.h, arch/arm64/include/uapi/asm/kvm.h).
+const REG_ARM64: u64 = 0x6000_0000_0000_0000;
+const REG_SIZE_U64: u64 = 0x0030_0000_0000_0000;
+const REG_CORE: u64 = 0x0010 << 16;
+
+/// A core register's number: its offset in `struct kvm_regs`, in units of 4 bytes.
+const fn core(offset: u64) -> u64 {
+    REG_ARM64 | REG_SIZE_U64 | REG_CORE | (offset / 4)
+}
+
+/// `regs.regs[0]`, after 31 general registers and SP: `regs.pc`, `regs.pstate`.
+const X0: u64 = core(0);
+const PC: u64 = core(32 * 8);
+const PSTATE: u64 = core(33 * 8);
+
+/// PSTATE at entry: EL1h with D, A, I and F masked.
+const PSTATE_BOOT: u64 = 0x3c5;
+
+/// What the boot vCPU starts with, `(number, value)` (Documentation/arch/arm64/booting.rst, "Call the kernel image"). All other
+/// registers are zero after `KVM_ARM_VCPU_INIT`, as x1 to x3 must be.
+pub(crate) const fn boot_registers(entry: u64, device_tree: u64) -> [(u64, u64); 3] {
+    [(PSTATE, PSTATE_BOOT), (PC, entry), (X0, device_tree)]
+}
+
+/// The affinity by which interrupts and PSCI name the vCPU with this index: what KVM gives it (`reset_mpidr` in
+/// arch/arm64/kvm/sys_regs.c): 16 to a cluster, since a GICv3 SGI names 16 at once.
+pub(crate) const fn affinity(index: u8) -> u64 {
+    let index = index as u64;
+    (index & 0xf) | (index >> 4) << 8
+}
+
+/// `KVM_REG_ARM64_SYSREG`: a system register, by its encoding in the instruction that reads it.
+const REG_SYSTEM: u64 = 0x0013 << 16;
+/// Encodings of MIDR_EL1 to MVFR2_EL1 and of the ID_AA64 registers: op0 3, op1 0, CRn 0, CRm 0 to 7 (Arm ARM, D23.3). The place of a
+/// CPU, MPIDR_EL1 (CRm 0, op2 5), is not a feature.
+const FEATURES_FIRST: u64 = 3 << 14;
+const FEATURES_LAST: u64 = FEATURES_FIRST | 7 << 3 | 7;
+const MPIDR: u64 = FEATURES_FIRST | 5;
+
+/// The name of a register that says what the processor can do; none for all others.
+#[cfg_attr(
+    not(any(test, target_arch = "aarch64")),
+    expect(dead_code, reason = "asked of a vCPU")
+)]
+pub(crate) fn feature_register(id: u64) -> Option<String> {
+    let encoding = id.checked_sub(REG_ARM64 | REG_SIZE_U64 | REG_SYSTEM)?;
+    let (crm, op2) = (encoding >> 3 & 0x7, encoding & 0x7);
+    ((FEATURES_FIRST..=FEATURES_LAST).contains(&encoding) && encoding != MPIDR)
+        .then(|| format!("register 3.0.0.{crm}.{op2}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_those_of_the_kernels_headers() {
+        let boot = boot_registers(0x8020_0000, 0x8400_0000);
+        assert_eq!(
+            boot,
+            [
+                (0x6030_0000_0010_0042, 0x3c5),
+                (0x6030_0000_0010_0040, 0x8020_0000),
+                (0x6030_0000_0010_0000, 0x8400_0000),
+            ]
+        );
+    }
+
+    #[test]
+    fn registers_of_features_are_known_by_their_encoding() {
+        assert_eq!(
+            feature_register(0x6030_0000_0013_c000).as_deref(),
+            Some("register 3.0.0.0.0"),
+            "MIDR_EL1"
+        );
+        assert_eq!(
+            feature_register(0x6030_0000_0013_c030).as_deref(),
+            Some("register 3.0.0.6.0"),
+            "ID_AA64ISAR0_EL1"
+        );
+        assert_eq!(feature_register(0x6030_0000_0013_c005), None, "MPIDR_EL1");
+        assert_eq!(feature_register(0x6030_0000_0013_c080), None, "SCTLR_EL1");
+        assert_eq!(feature_register(0x6030_0000_0010_0042), None, "PSTATE");
+    }
+
+    #[test]
+    fn clusters_have_sixteen() {
+        assert_eq!([0, 15, 16, 31].map(affinity), [0, 0xf, 0x100, 0x10f]);
+    }
+}
