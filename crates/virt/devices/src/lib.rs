@@ -8,7 +8,10 @@
 pub mod bus;
 pub mod event;
 pub mod guest_log;
+pub mod i8042;
 pub mod interrupt;
+pub mod rtc;
 pub mod serial;
 pub mod system_control;
 pub mod virtio;
+pub mod vmgenid;

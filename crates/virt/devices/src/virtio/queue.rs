@@ -103,6 +103,13 @@ impl VirtQueue {
         self.queue.ready()
     }
 
+    fn available_index(&self, memory: &GuestRam) -> Result<u16, Fault> {
+        match self.queue.avail_idx(memory, Ordering::Acquire) {
+            Ok(index) => Ok(index.0),
+            Err(_) => Err(self.fault(ChainError::BadRings)),
+        }
+    }
+
     fn fault(&self, source: ChainError) -> Fault {
         Fault::Chain {
             queue: self.number,
@@ -112,6 +119,9 @@ impl VirtQueue {
 
     /// Takes the next available chain, if there is one. It counts as taken even if it is malformed.
     ///
+    /// When there is none, the driver has been asked to notify of the next (§2.7.10): with the event index it would otherwise never
+    /// do so again, so that no device may forget it.
+    ///
     /// # Errors
     /// A malformed ring or chain.
     pub fn pop(&mut self, memory: &GuestRam) -> Result<Option<Chain>, Fault> {
@@ -120,13 +130,18 @@ impl VirtQueue {
         }
         let size = self.queue.size();
         let seen = self.queue.next_avail();
-        let available = self
-            .queue
-            .avail_idx(memory, Ordering::Acquire)
-            .map_err(|_| self.fault(ChainError::BadRings))?
-            .0;
+        let mut available = self.available_index(memory)?;
         if available == seen {
-            return Ok(None);
+            // The flag of the ring without event index is the device's to set and to clear.
+            if !self.queue.event_idx_enabled() || !self.enable_notification(memory)? {
+                return Ok(None);
+            }
+            // One came while the driver was being asked, perhaps without a notification.
+            available = self.available_index(memory)?;
+            if available == seen {
+                // It was taken back, which only a hostile driver does.
+                return Ok(None);
+            }
         }
         let (waiting, in_flight) = (available.wrapping_sub(seen), self.in_flight());
         if size == 0 || u32::from(waiting) + u32::from(in_flight) > u32::from(size) {

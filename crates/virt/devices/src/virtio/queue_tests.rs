@@ -242,6 +242,23 @@ fn a_driver_is_asked_not_to_notify() {
     assert!(queue.enable_notification(&memory).unwrap());
 }
 
+/// With the event index a driver notifies only of the chain that it was asked for. A device that finds the ring empty and does not ask
+/// is never called again.
+#[test]
+fn an_empty_queue_has_asked_for_the_next_notification() {
+    let memory = ram(0x10000);
+    let mut driver = DriverQueue::new(&memory, 0x1000, SIZE);
+    driver.start_at(0xfffe);
+    let mut queue = driver.device_side(0, true);
+    for round in 0..5_u16 {
+        driver.add(&[Buffer::readable(0x100, 4)]);
+        let chain = queue.pop(&memory).unwrap().unwrap();
+        queue.add_used(&memory, chain.head, 0).unwrap();
+        assert_eq!(queue.pop(&memory), Ok(None));
+        assert_eq!(driver.available_event(), 0xffff_u16.wrapping_add(round));
+    }
+}
+
 #[test]
 fn an_unready_queue_does_nothing() {
     let memory = ram(0x10000);
