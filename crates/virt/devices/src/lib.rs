@@ -7,4 +7,5 @@
 
 pub mod bus;
 pub mod interrupt;
+pub mod rate_limiter;
 pub mod virtio;
