@@ -13,24 +13,20 @@ const DEFAULT_API_SOCKET: &str = "/run/firecracker.socket";
 /// Largest `--http-api-max-payload-size` and `--mmds-size-limit` in bytes. Ours: a body is kept in memory as a whole.
 const MAX_LIMIT_BYTES: u64 = 16 << 20;
 
-/// How this program ends. 148, 152 and 153 are Firecracker's.
+/// How this program ends: as all of Ringwall's programs do, and not with Firecracker's codes, which clients of its API don't see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
     /// The guest shut itself down, or reset its machine; or there was only something to print.
     Done = 0,
     /// This program failed.
-    Failure = 1,
+    Failure = 125,
     /// The guest reported a panic through the system-control device.
     GuestPanic = 3,
     /// The guest asked for a reboot through the system-control device.
     GuestReboot = 4,
-    /// A thread made a system call that its filter doesn't allow.
-    BadSystemCall = 148,
-    /// The configuration can't be.
-    BadConfiguration = 152,
-    /// The command line can't be.
-    BadArguments = 153,
+    /// The command line or the configuration can't be.
+    BadUsage = 2,
 }
 
 impl From<Exit> for std::process::ExitCode {
@@ -46,8 +42,8 @@ impl From<Exit> for std::process::ExitCode {
     version = concat!(env!("CARGO_PKG_VERSION"), " (the API of Firecracker v1.13.0)"),
     about,
     max_term_width = 110,
-    after_help = "Exit codes: 0 the guest shut down; 1 this program failed; 3 the guest panicked; 4 the guest asked for a reboot;\n\
-                  148 a system call that isn't allowed; 152 bad configuration; 153 bad arguments."
+    after_help = "Exit codes: 0 the guest shut down; 2 bad arguments or configuration; 3 the guest panicked;\n\
+                  4 the guest asked to be started again; 125 this program failed."
 )]
 pub struct Args {
     /// The Unix socket that clients connect to; nothing may be there yet.
@@ -182,11 +178,7 @@ impl Args {
 /// Help and version too: clap's error knows what to print and where.
 pub fn parse(args: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Args, (clap::Error, Exit)> {
     Args::try_parse_from(args).map_err(|error| {
-        let exit = if error.use_stderr() {
-            Exit::BadArguments
-        } else {
-            Exit::Done
-        };
+        let exit = if error.use_stderr() { Exit::BadUsage } else { Exit::Done };
         (error, exit)
     })
 }
@@ -222,7 +214,7 @@ mod tests {
 
     fn refused(line: &str) -> String {
         let (error, exit) = args(line).unwrap_err();
-        assert_eq!(exit, Exit::BadArguments);
+        assert_eq!(exit, Exit::BadUsage);
         error.to_string()
     }
 

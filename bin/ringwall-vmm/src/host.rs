@@ -26,24 +26,14 @@ use crate::console;
 pub(crate) enum End {
     /// The guest switched itself off.
     Shutdown,
-    /// The guest asked for a reset, which a VMM of one VM answers by ending.
+    /// The guest has reset its machine, which a VMM of one VM answers by ending: so Firecracker's guests switch themselves off.
+    Reset,
+    /// The guest has asked to be started again.
     Reboot,
     /// The guest's kernel panicked and said so.
     Panic,
     /// A vCPU can't go on.
     Failed(String),
-}
-
-impl End {
-    /// The process's exit code. 0 as for a program that has done its work; the others are apart from what shells and Ringwall use.
-    pub(crate) const fn code(&self) -> u8 {
-        match self {
-            Self::Shutdown => 0,
-            Self::Reboot => 10,
-            Self::Panic => 11,
-            Self::Failed(_) => 12,
-        }
-    }
 }
 
 /// The VMM.
@@ -286,7 +276,8 @@ fn end_of(event: MachineEvent) -> Option<End> {
         MachineEvent::System(SystemEvent::Shutdown { .. }) | MachineEvent::Vcpu(VcpuEvent::Shutdown) => {
             Some(End::Shutdown)
         }
-        MachineEvent::System(SystemEvent::Reboot) | MachineEvent::Vcpu(VcpuEvent::Reset) => Some(End::Reboot),
+        MachineEvent::System(SystemEvent::Reboot) => Some(End::Reboot),
+        MachineEvent::Vcpu(VcpuEvent::Reset) => Some(End::Reset),
         MachineEvent::System(SystemEvent::Panic { .. }) => Some(End::Panic),
         MachineEvent::Vcpu(VcpuEvent::Failed { vcpu, why }) => Some(End::Failed(format!("vCPU {vcpu}: {why}"))),
     }

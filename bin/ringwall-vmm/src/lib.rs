@@ -3,3 +3,7 @@
 
 pub mod api;
 pub mod args;
+mod confine;
+mod console;
+mod host;
+pub mod run;

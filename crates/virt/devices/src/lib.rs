@@ -10,6 +10,7 @@ pub mod event;
 pub mod guest_log;
 pub mod i8042;
 pub mod interrupt;
+pub mod rate_limiter;
 pub mod rtc;
 pub mod serial;
 pub mod system_control;

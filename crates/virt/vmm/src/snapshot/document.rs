@@ -37,6 +37,13 @@ pub struct Document {
 }
 
 impl Document {
+    /// What the snapshot is of, for people.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let devices: Vec<&str> = self.devices.iter().map(|device| device.id.as_str()).collect();
+        format!("{}; devices: {}", self.shape(), devices.join(", "))
+    }
+
     /// What kind of VM, in words; a document with another number of vCPUs than it says is of no kind.
     #[must_use]
     pub fn shape(&self) -> String {

@@ -1,0 +1,323 @@
+//! From the command line to the end of the VM.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::path::Path;
+use std::sync::mpsc::Receiver;
+
+use kvm_ioctls::Kvm;
+use ringwall_vmm::event_loop::{Key, borrowed};
+use ringwall_vmm::snapshot::document::Document;
+use ringwall_vmm::snapshot::state_file;
+use ringwall_vmm_proto::{Action, Architecture, ConfigFile, ConfigFileError, Controller, Fault, Level, Resources};
+use thiserror::Error;
+use tracing_subscriber::filter::LevelFilter;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::api::{
+    ApiRequest, Limits, Link, ListenError, Listener, Server, ServerHandle, StartServerError, UnmetNeedError,
+    check_needs,
+};
+use crate::args::{self, Api, Args, Exit, Mode};
+use crate::host::{End, Host, options_of};
+
+/// Why there is no VM, or no more.
+#[derive(Debug, Error)]
+enum RunError {
+    #[error("can't open /dev/kvm: {hint}")]
+    Kvm {
+        hint: &'static str,
+        source: kvm_ioctls::Error,
+    },
+    #[error(
+        "this host's KVM runs ordinary guests only by emulating their instructions (no vmx or svm in /proc/cpuinfo), and --require-hardware was given"
+    )]
+    NoHardware,
+    #[error("can't read {path}")]
+    Read { path: String, source: io::Error },
+    #[error(transparent)]
+    ConfigFile(#[from] ConfigFileError),
+    #[error("{0}")]
+    Refused(String),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error(transparent)]
+    Server(#[from] StartServerError),
+    #[error("there is no descriptor {0}")]
+    NoDescriptor(u32),
+    #[error(transparent)]
+    Need(#[from] UnmetNeedError),
+    #[error("the VMM can't wait for events")]
+    Wait(#[source] io::Error),
+    #[error(transparent)]
+    StateFile(#[from] state_file::StateFileError),
+}
+
+impl RunError {
+    const fn exit(&self) -> Exit {
+        match self {
+            Self::ConfigFile(_) | Self::Refused(_) | Self::Need(_) => Exit::BadUsage,
+            Self::NoDescriptor(_) => Exit::BadUsage,
+            _ => Exit::Failure,
+        }
+    }
+}
+
+/// Does what a command line says.
+pub fn main(words: impl IntoIterator<Item = OsString>) -> Exit {
+    let args = match args::parse(words) {
+        Ok(args) => args,
+        Err((error, exit)) => {
+            // A closed output is no reason for another exit code.
+            let _closed = error.print();
+            return exit;
+        }
+    };
+    match perform(&args) {
+        Ok(exit) => exit,
+        Err(error) => {
+            say(&format!("Error: {}", with_causes(&error)));
+            error.exit()
+        }
+    }
+}
+
+fn say(text: &str) {
+    let _closed = writeln!(io::stderr(), "{text}");
+}
+
+fn print(text: &str) {
+    let _closed = writeln!(io::stdout(), "{text}");
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str("\nCaused by: ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+fn perform(args: &Args) -> Result<Exit, RunError> {
+    match args.mode() {
+        Mode::SnapshotVersion => print(&format!("v{}", state_file::VERSION)),
+        Mode::DescribeSnapshot(path) => {
+            let file = File::open(&path).map_err(|source| RunError::Read {
+                path: path.display().to_string(),
+                source,
+            })?;
+            let document: Document = state_file::decode(file)?;
+            print(&format!("v{}: {}", state_file::VERSION, document.describe()));
+        }
+        Mode::Run(api) => return run(args, &api),
+    }
+    Ok(Exit::Done)
+}
+
+/// The VMM's end of the API: the server's thread, and what it asks for.
+struct Clients {
+    wake: EventFd,
+    requests: Receiver<ApiRequest>,
+    _server: ServerHandle,
+}
+
+fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
+    log(args)?;
+    // Before anything that takes time: clients wait for the socket.
+    let clients = match api {
+        Api::None => None,
+        Api::Path(path) => Some(serve(args, Listener::bind(path)?)?),
+        Api::Descriptor(number) => Some(serve(args, Listener::from_fd(inherited(*number)?)?)?),
+    };
+    let socket = SocketFile(match api {
+        Api::Path(path) => Some(path),
+        _ => None,
+    });
+    if is_emulated() {
+        if args.require_hardware {
+            return Err(RunError::NoHardware);
+        }
+        tracing::warn!(
+            "this host's KVM has neither VMX nor SVM below it (PVM?): an ordinary guest's kernel is emulated, thousands of times too slowly"
+        );
+    }
+    let kvm = Kvm::new().map_err(|source| RunError::Kvm {
+        hint: kvm_hint(source.errno()),
+        source,
+    })?;
+    let controller = Controller::new(
+        Architecture::NATIVE,
+        args.id.clone(),
+        env!("CARGO_PKG_VERSION"),
+        args.max_mmds_bytes(),
+    );
+    let mut host = Host::new(kvm, controller).map_err(RunError::Wait)?;
+    if let Some(path) = &args.metadata {
+        let text = read(path)?;
+        let value = serde_json::from_slice(&text).map_err(|error| RunError::Refused(error.to_string()))?;
+        host.act(Action::PutMmds(value)).map_err(|fault| refused(&fault))?;
+    }
+    if let Some(path) = &args.config_file {
+        for action in ConfigFile::parse(&read(path)?)?.actions {
+            check_needs(&action)?;
+            host.act(action).map_err(|fault| refused(&fault))?;
+        }
+        host.act(Action::Start).map_err(|fault| refused(&fault))?;
+    }
+    if args.prepared {
+        let options = options_of(&Resources::new(Architecture::NATIVE));
+        host.prepare(options).map_err(|fault| refused(&fault))?;
+    }
+    if let Some(clients) = &clients {
+        host.events()
+            .add(borrowed(&clients.wake), Key::Wake)
+            .map_err(RunError::Wait)?;
+    }
+    let end = attend(&mut host, clients.as_ref())?;
+    drop(socket);
+    Ok(conclude(&end))
+}
+
+fn attend(host: &mut Host, clients: Option<&Clients>) -> Result<End, RunError> {
+    loop {
+        let (keys, end) = host.turn().map_err(RunError::Wait)?;
+        if let Some(end) = end {
+            return Ok(end);
+        }
+        let Some(clients) = clients.filter(|_| keys.contains(&Key::Wake)) else {
+            continue;
+        };
+        let _empty = clients.wake.read();
+        for request in clients.requests.try_iter() {
+            let (action, reply) = request.into_parts();
+            let met = check_needs(&action).map_err(Fault::from);
+            reply(met.and_then(|()| host.act(action)));
+        }
+    }
+}
+
+fn conclude(end: &End) -> Exit {
+    match end {
+        End::Shutdown => {
+            tracing::info!("the guest has switched itself off");
+            Exit::Done
+        }
+        End::Reset => {
+            tracing::info!("the guest has reset its machine");
+            Exit::Done
+        }
+        End::Reboot => {
+            tracing::info!("the guest wants to be started again");
+            Exit::GuestReboot
+        }
+        End::Panic => {
+            tracing::error!("the guest's kernel has panicked");
+            Exit::GuestPanic
+        }
+        End::Failed(why) => {
+            tracing::error!("{why}");
+            Exit::Failure
+        }
+    }
+}
+
+/// The API's socket; removed at the end, as Firecracker's clients expect to have to do only after a crash.
+struct SocketFile<'a>(Option<&'a Path>);
+
+impl Drop for SocketFile<'_> {
+    fn drop(&mut self) {
+        if let Some(path) = self.0 {
+            let _gone = fs::remove_file(path);
+        }
+    }
+}
+
+fn serve(args: &Args, listener: Listener) -> Result<Clients, RunError> {
+    let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(RunError::Wait)?;
+    let (link, requests) = Link::new(wake.try_clone().map_err(RunError::Wait)?);
+    let limits = Limits {
+        body_bytes: args.max_body_bytes(),
+        ..Limits::default()
+    };
+    let server = Server::new(listener, link, limits)?;
+    Ok(Clients {
+        wake,
+        requests,
+        _server: server.spawn(crate::confine::api_thread)?,
+    })
+}
+
+#[expect(unsafe_code, reason = "an inherited descriptor is known by its number only")]
+fn inherited(number: u32) -> Result<OwnedFd, RunError> {
+    let path = format!("/proc/self/fd/{number}");
+    if fs::symlink_metadata(path).is_err() {
+        return Err(RunError::NoDescriptor(number));
+    }
+    let number = i32::try_from(number).map_err(|_| RunError::NoDescriptor(number))?;
+    // SAFETY: it is open, from 3 up, and whoever started this process says by the flag that it is ours; nothing here has opened any yet.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+fn refused(fault: &Fault) -> RunError {
+    RunError::Refused(fault.message().to_owned())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, RunError> {
+    fs::read(path).map_err(|source| RunError::Read {
+        path: path.display().to_string(),
+        source,
+    })
+}
+
+const fn kvm_hint(errno: i32) -> &'static str {
+    match errno {
+        2 => "this machine has none; virtualization may be off in its firmware, or the module kvm is not loaded",
+        13 => "this user may not; the group kvm may on most systems",
+        _ => "it does not answer",
+    }
+}
+
+/// Whether there is KVM without the processor's help: every x86 host that has it says so in its flags.
+fn is_emulated() -> bool {
+    if Architecture::NATIVE != Architecture::X86_64 {
+        return false;
+    }
+    let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let mut flags = flags.lines().filter(|line| line.starts_with("flags"));
+    flags
+        .next()
+        .is_some_and(|line| !line.split_ascii_whitespace().any(|flag| matches!(flag, "vmx" | "svm")))
+}
+
+fn log(args: &Args) -> Result<(), RunError> {
+    let level = match args.level {
+        None | Some(Level::Warn) => LevelFilter::WARN,
+        Some(Level::Off) => LevelFilter::OFF,
+        Some(Level::Error) => LevelFilter::ERROR,
+        Some(Level::Info) => LevelFilter::INFO,
+        Some(Level::Debug) => LevelFilter::DEBUG,
+        Some(Level::Trace) => LevelFilter::TRACE,
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_ansi(false)
+        .with_level(args.show_level)
+        .with_target(args.show_log_origin);
+    match &args.log_path {
+        None => builder.with_writer(io::stderr).init(),
+        Some(path) => {
+            let file = OpenOptions::new().append(true).create(true).open(path);
+            let file = file.map_err(|source| RunError::Read {
+                path: path.display().to_string(),
+                source,
+            })?;
+            builder.with_writer(std::sync::Mutex::new(file)).init();
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,8 @@
+//! The disk, played with by a driver: good, mistaken and hostile.
+
+mod engines;
+mod hostile;
+mod random;
+mod requests;
+mod snapshot;
+mod support;
