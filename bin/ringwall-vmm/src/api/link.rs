@@ -33,7 +33,8 @@ impl ApiRequest {
 /// The server's end.
 #[derive(Debug)]
 pub struct Link {
-    requests: Sender<ApiRequest>,
+    /// `None` only while being dropped.
+    requests: Option<Sender<ApiRequest>>,
     wake: EventFd,
 }
 
@@ -45,21 +46,39 @@ pub enum LinkError {
     Wake(#[source] io::Error),
 }
 
+/// The VMM's thread is woken, so that it sees that no more requests come (`TryRecvError::Disconnected`).
+impl Drop for Link {
+    fn drop(&mut self) {
+        drop(self.requests.take());
+        // Nobody listens if this fails.
+        drop(self.wake.write(1));
+    }
+}
+
 impl Link {
     /// A link, and the receiver for the VMM's thread. `wake` becomes readable with each request; the VMM reads it, then takes requests with
     /// `try_recv` until there is none.
     pub fn new(wake: EventFd) -> (Self, Receiver<ApiRequest>) {
         let (requests, receiver) = channel();
-        (Self { requests, wake }, receiver)
+        (
+            Self {
+                requests: Some(requests),
+                wake,
+            },
+            receiver,
+        )
     }
 
     /// Hands an action over and waits for its outcome.
     pub(crate) fn call(&self, action: Action) -> Result<Answer, Fault> {
         let (request, answer) = ApiRequest::new(action);
+        let ended = || Fault::new(FaultStatus::Internal, &"the VMM has ended");
         let gone = |_| Fault::new(FaultStatus::Internal, &"the VMM ended before it answered");
         self.requests
+            .as_ref()
+            .ok_or_else(ended)?
             .send(request)
-            .map_err(|_| Fault::new(FaultStatus::Internal, &"the VMM has ended"))?;
+            .map_err(|_| ended())?;
         self.wake
             .write(1)
             .map_err(|error| Fault::new(FaultStatus::Internal, &LinkError::Wake(error)))?;

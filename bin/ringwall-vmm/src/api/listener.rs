@@ -5,9 +5,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::Mode;
-use rustix::net::{AddressFamily, sockopt};
-use rustix::process::umask;
+use rustix::fs::{Mode, fchmod};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
+
+/// Clients that may wait to be taken. More than are served at once, so that those are told.
+const BACKLOG: i32 = 128;
 
 /// A listening, non-blocking Unix socket.
 #[derive(Debug)]
@@ -42,23 +45,22 @@ pub enum ListenError {
 }
 
 impl Listener {
-    /// Makes a socket that only this user can connect to. Call before other threads make files: it sets the process's file mode mask meanwhile.
+    /// Makes a socket that only this user can connect to.
     ///
     /// # Errors
-    /// [`ListenError::Exists`], [`ListenError::Bind`], [`ListenError::Prepare`].
+    /// [`ListenError::Exists`], [`ListenError::Bind`].
     pub fn bind(path: &Path) -> Result<Self, ListenError> {
-        // The mode must hold from the first moment, so it is the mask's doing: a chmod afterwards would come too late for somebody fast.
-        let before = umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
-        let bound = UnixListener::bind(path);
-        umask(before);
-        let socket = bound.map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => ListenError::Exists { path: path.to_owned() },
-            _ => ListenError::Bind {
-                path: path.to_owned(),
-                source,
-            },
-        })?;
-        Self::prepared(socket)
+        bind_private(path)
+            .map(|fd| Self {
+                socket: UnixListener::from(fd),
+            })
+            .map_err(|error| match error {
+                Errno::ADDRINUSE => ListenError::Exists { path: path.to_owned() },
+                _ => ListenError::Bind {
+                    path: path.to_owned(),
+                    source: error.into(),
+                },
+            })
     }
 
     /// Takes a socket that is bound and listening.
@@ -67,12 +69,14 @@ impl Listener {
     /// [`ListenError::WrongDescriptor`], [`ListenError::Prepare`].
     pub fn from_fd(fd: OwnedFd) -> Result<Self, ListenError> {
         let is_unix = sockopt::socket_domain(&fd) == Ok(AddressFamily::UNIX);
-        let is_stream = sockopt::socket_type(&fd) == Ok(rustix::net::SocketType::STREAM);
+        let is_stream = sockopt::socket_type(&fd) == Ok(SocketType::STREAM);
         let is_listening = sockopt::socket_acceptconn(&fd) == Ok(true);
         if !(is_unix && is_stream && is_listening) {
             return Err(ListenError::WrongDescriptor);
         }
-        Self::prepared(UnixListener::from(fd))
+        let socket = UnixListener::from(fd);
+        socket.set_nonblocking(true).map_err(ListenError::Prepare)?;
+        Ok(Self { socket })
     }
 
     /// The next client, if one waits.
@@ -81,11 +85,18 @@ impl Listener {
         stream.set_nonblocking(true)?;
         Ok(stream)
     }
+}
 
-    fn prepared(socket: UnixListener) -> Result<Self, ListenError> {
-        socket.set_nonblocking(true).map_err(ListenError::Prepare)?;
-        Ok(Self { socket })
-    }
+/// A listening socket at `path` with mode 0600. The kernel gives the file the mode of the unbound socket, less the process's mask (`unix_bind`,
+/// net/unix/af_unix.c); a chmod after `bind` would come too late for somebody fast.
+fn bind_private(path: &Path) -> Result<OwnedFd, Errno> {
+    let address = SocketAddrUnix::new(path)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    bind(&socket, &address)?;
+    listen(&socket, BACKLOG)?;
+    Ok(socket)
 }
 
 impl AsFd for Listener {
