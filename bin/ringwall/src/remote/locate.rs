@@ -125,10 +125,12 @@ async fn running(directory: &Path) -> Result<Option<Service>, Failure> {
     let (Ok(url), Ok(key)) = (Url::parse(address.trim()), serve::read_key(directory)) else {
         return Ok(None);
     };
-    let service = Service::new(&url, None, key, Place::Served(directory.to_owned()))?;
-    let answer = service.http.get(format!("{}/health", service.url)).send();
-    match tokio::time::timeout(ANSWER_PATIENCE, answer).await {
-        Ok(Ok(_)) => Ok(Some(service)),
+    let service = match url.scheme() {
+        "https" => Service::by_socket(&url, key, directory)?,
+        _ => Service::new(&url, None, key, Place::Served(directory.to_owned()))?,
+    };
+    match tokio::time::timeout(ANSWER_PATIENCE, service.is_there()).await {
+        Ok(true) => Ok(Some(service)),
         // On its way up or down: it is asked again, or takes its turn.
         _ => Ok(None),
     }
