@@ -121,6 +121,9 @@ impl From<CallError> for Failure {
                 StatusCode::NOT_FOUND if message.starts_with("sandbox ") => {
                     Failure::usage(error).hint("`ringwall ps -a` lists the sandboxes there are")
                 }
+                StatusCode::BAD_REQUEST if message.contains("speaks TLS") => {
+                    Failure::usage(error).hint("write https:// in RINGWALL_URL or E2B_API_URL")
+                }
                 StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => Failure::usage(error),
                 StatusCode::BAD_GATEWAY if message.contains("was not found") => {
                     Failure::own("the sandbox does not run").hint("`ringwall ps -a` says what became of it")

@@ -13,7 +13,7 @@ use reqwest::Url;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use super::host::{self, Host, Settings, StartError};
-use super::service::{Place, Service};
+use super::service::{LOCAL_SOCKET, Place, Service};
 use crate::commands::serve;
 use crate::failure::Failure;
 use crate::ui;
@@ -179,8 +179,9 @@ pub(crate) fn publish(directory: &Path, url: &str) -> std::io::Result<()> {
 
 /// Takes the word back. Only for who holds the lock.
 pub(crate) fn withdraw(directory: &Path) {
-    // Most often there is none.
+    // Most often there is none of them.
     drop(fs::remove_file(address_file(directory)));
+    drop(fs::remove_file(directory.join(LOCAL_SOCKET)));
 }
 
 fn address_file(directory: &Path) -> PathBuf {
