@@ -110,7 +110,9 @@ impl From<CallError> for Failure {
                 let hint = source.hint();
                 Failure::own(error).hint(hint)
             }
-            CallError::CaFile { .. } => Failure::usage(error),
+            CallError::CaFile { .. } => {
+                Failure::usage(error).hint("it must name a PEM file with the certificates of authorities; unset, the system's are trusted")
+            }
             CallError::Unreachable { .. } => {
                 Failure::own(error).hint("is the server running? RINGWALL_URL or E2B_API_URL names it, if set")
             }

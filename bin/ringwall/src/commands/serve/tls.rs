@@ -79,8 +79,8 @@ pub(super) fn host(tls: &Tls, address: SocketAddr, domain: &str) -> String {
         return own;
     }
     let parent = without_port(domain);
-    // E2B's own name for it comes before others: clients that are told only a domain use that.
-    [format!("api.{parent}"), parent.to_owned()]
+    // `api.DOMAIN` is where clients look that are told only a domain (E2B_DOMAIN).
+    [parent.to_owned(), format!("api.{parent}")]
         .into_iter()
         .chain(tls.dns_names().into_iter().filter(|name| !name.starts_with("*.")))
         .find(|name| tls.covers(name))
