@@ -1885,7 +1885,7 @@ def no_interpreter():
         return "this set has no e2b-code-interpreter"
     if CI_VERSION < (2, 10) and os.environ.get("RINGWALL_TLS") != "1":
         return ("!!! NOT TESTED: e2b-code-interpreter " + ".".join(map(str, CI_VERSION)) + " speaks only TLS to "
-                "49999-<id>.<domain>; set RINGWALL_TLS=1 if the server has that")
+                "49999-<id>.<domain>; matrix.py --url https://... runs it")
     return None
 
 

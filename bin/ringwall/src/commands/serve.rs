@@ -82,6 +82,9 @@ fn listen(address: std::net::SocketAddr) -> std::io::Result<TcpListener> {
 async fn serve(args: ServeArgs) -> Result<ExitCode, Failure> {
     let directory = directory(args.state.as_deref())?;
     let tls = tls::load(&args)?;
+    if let (Some(tls), Some(key)) = (&tls, &args.tls_key) {
+        tls::reload_on_hangup(Arc::clone(tls), key)?;
+    }
     // First of all: a port in use must not start anything.
     let listener = listen(args.listen).map_err(|error| {
         Failure::own(format!("can't listen on {}: {error}", args.listen))
@@ -105,10 +108,7 @@ async fn serve(args: ServeArgs) -> Result<ExitCode, Failure> {
     };
     let url = announce(address, tls.as_deref(), &ready.domain, &ready.key);
     // A certificate is for names, which this machine need not know: its own commands come another way.
-    let local = match &tls {
-        Some(_) => Some(tls::listen_locally(&directory)),
-        None => None,
-    };
+    let local = tls.as_ref().map(|_| tls::listen_locally(&directory));
     if let Err(error) = remote::publish(&directory, &url) {
         ui::note(&format!(
             "commands of this user will not find this server by themselves: {error}"
@@ -134,12 +134,9 @@ async fn serve(args: ServeArgs) -> Result<ExitCode, Failure> {
         )),
         None => {}
     }
-    let listener = match (tls, &args.tls_key) {
-        (Some(tls), Some(key)) => {
-            tls::reload_on_hangup(Arc::clone(&tls), key)?;
-            Listener::Tls(listener, tls)
-        }
-        _ => Listener::Plain(listener),
+    let listener = match tls {
+        Some(tls) => Listener::Tls(listener, tls),
+        None => Listener::Plain(listener),
     };
     let served = ringwall_api::serve(listener, ready.app, stopped).await;
     remote::withdraw(&directory);

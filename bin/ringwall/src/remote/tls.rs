@@ -106,3 +106,48 @@ impl From<rustls::Error> for TlsProblem {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(error: rustls::Error) -> TlsProblem {
+        // As it arrives: within an error of I/O, within others.
+        let wrapped = std::io::Error::other(std::io::Error::new(std::io::ErrorKind::InvalidData, error));
+        TlsProblem::find(&wrapped).unwrap()
+    }
+
+    #[test]
+    fn problems_are_found_below_other_errors() {
+        assert_eq!(
+            found(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)),
+            TlsProblem::UnknownAuthority
+        );
+        assert_eq!(
+            found(rustls::Error::InvalidCertificate(CertificateError::Expired)),
+            TlsProblem::Expired
+        );
+        assert_eq!(
+            found(rustls::Error::InvalidMessage(
+                rustls::InvalidMessage::InvalidContentType
+            )),
+            TlsProblem::NotTls
+        );
+        let busy = found(rustls::Error::AlertReceived(AlertDescription::InternalError));
+        assert!(busy.hint().contains("connections"), "{busy}");
+        assert_eq!(
+            TlsProblem::find(&std::io::Error::from(std::io::ErrorKind::TimedOut)),
+            None
+        );
+    }
+
+    #[test]
+    fn few_names_are_shown() {
+        let presented: Vec<String> = (0..100).map(|n| format!("n{n}.test")).collect();
+        let text = TlsProblem::WrongName { presented }.to_string();
+        assert!(
+            text.ends_with("n0.test, n1.test, n2.test, n3.test, n4.test, …"),
+            "{text}"
+        );
+    }
+}

@@ -1,9 +1,5 @@
 //! `ringwall serve` with TLS: everything that clients do goes through it, bad files are refused, slow handshakes end, and a new
 //! certificate is taken up without a restart.
-#![expect(
-    clippy::print_stdout,
-    reason = "a skipped test must be seen, and stdout is where tests report"
-)]
 
 mod cli;
 mod clients;

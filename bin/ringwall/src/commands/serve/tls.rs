@@ -155,3 +155,17 @@ pub(super) fn listen_locally(directory: &Path) -> std::io::Result<UnixListener> 
     )?;
     Ok(listener)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_written_as_in_urls() {
+        assert_eq!(with_port("a.test", 443), "a.test");
+        assert_eq!(with_port("a.test", 3000), "a.test:3000");
+        assert_eq!(with_port("::1", 443), "[::1]");
+        assert_eq!(with_port("::1", 3000), "[::1]:3000");
+        assert_eq!(without_port("a.test:99"), "a.test");
+    }
+}
