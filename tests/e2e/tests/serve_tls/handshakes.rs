@@ -47,7 +47,7 @@ pub(crate) fn shake(port: u16, name: &'static str, config: Arc<ClientConfig>) ->
 
 #[test]
 fn versions_and_protocols_are_agreed_on() {
-    let ground = Ground::new(users()[0], &[]);
+    let ground = Ground::new(users()[0], &["--pool", "0"]);
     let authority = &ground.authority;
     for (version, wanted) in [(&TLS12, ProtocolVersion::TLSv1_2), (&TLS13, ProtocolVersion::TLSv1_3)] {
         let agreed = shake(
@@ -123,7 +123,7 @@ fn take_place(port: u16, start: &[u8]) -> TcpStream {
 
 #[test]
 fn handshakes_that_never_end_take_places_only_for_a_while() {
-    let ground = Ground::new(users()[0], &["--max-connections", "4"]);
+    let ground = Ground::new(users()[0], &["--pool", "0", "--max-connections", "4"]);
     let begun = Instant::now();
     let mut slow = [
         &b""[..],

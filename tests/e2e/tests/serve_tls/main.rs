@@ -42,7 +42,7 @@ impl Ground {
         let ca = place(&world, "ca.pem", &authority.pem());
         let tunnel = Tunnel::open(port, "127.0.0.1", authority.client(&[&TLS13, &TLS12], &["http/1.1"]));
         let files = [certificate, key].map(|path| path.to_string_lossy().into_owned());
-        let flags = [&["--pool", "0", "--tls-cert", &files[0], "--tls-key", &files[1]], flags].concat();
+        let flags = [&["--tls-cert", &files[0], "--tls-key", &files[1]], flags].concat();
         let server = Server::within(world, port, &flags, Some(tunnel.address()));
         Ground {
             server,
@@ -62,6 +62,6 @@ impl Ground {
 /// Runs a check for every user there is.
 fn each_user(check: impl Fn(Ground)) {
     for user in users() {
-        check(Ground::new(user, &[]));
+        check(Ground::new(user, &["--pool", "0"]));
     }
 }
