@@ -232,6 +232,12 @@ pub(crate) struct ServeArgs {
     /// Under what name sandboxes' ports are reached: PORT-ID.DOMAIN.
     #[arg(long, value_name = "DOMAIN[:PORT]")]
     pub(crate) domain: Option<String>,
+    /// Speak TLS: the server's certificate and those that signed it, PEM. Read again at SIGHUP.
+    #[arg(long, value_name = "FILE", requires = "tls_key", help_heading = "TLS")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The certificate's private key, PEM, without a passphrase.
+    #[arg(long, value_name = "FILE", requires = "tls_cert", help_heading = "TLS")]
+    pub(crate) tls_key: Option<PathBuf>,
     /// Directory of everything that is kept.
     #[arg(long, value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,

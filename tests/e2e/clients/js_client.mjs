@@ -8,6 +8,7 @@ import fs from 'node:fs'
 import net from 'node:net'
 import os from 'node:os'
 import path from 'node:path'
+import tls from 'node:tls'
 import * as e2b from 'e2b'
 import * as interpreter from '@e2b/code-interpreter'
 
@@ -159,7 +160,10 @@ async function get(url, opts) {
 function dial(host, text, body, onEnd) {
   return new Promise((done, fail) => {
     const parts = []
-    const wire = net.connect({ host: WIRE.hostname, port: Number(WIRE.port || 80) }, () => {
+    // By TLS the certificate must be for the sandbox's own host name.
+    const connect = WIRE.protocol === 'https:' ? tls.connect : net.connect
+    const port = Number(WIRE.port || (WIRE.protocol === 'https:' ? 443 : 80))
+    const wire = connect({ host: WIRE.hostname, port, servername: host.split(':')[0] }, () => {
       wire.write(text)
       if (body) wire.write(body)
     })

@@ -2,7 +2,7 @@
 """Runs the real, unmodified E2B clients against a `ringwall serve`.
 
     matrix.py --prepare [--only SET...]
-    matrix.py --url http://127.0.0.1:PORT --key KEY [--only SET...] [--calls GLOB]
+    matrix.py --url http://127.0.0.1:PORT --key KEY [--only SET...] [--calls GLOB] [--ca FILE]
 
 Standard library only. The client packages live in one directory per version set below
 $RINGWALL_CACHE/clients (default ~/.cache/ringwall/clients).
@@ -148,13 +148,18 @@ class Report:
         return 1 if count["FAIL"] else 0
 
 
-def client_env(url: str, key: str) -> dict[str, str]:
+def client_env(url: str, key: str, ca: str | None) -> dict[str, str]:
     env = {k: v for k, v in os.environ.items() if not k.upper().startswith("E2B_")}
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         env.pop(name, None)
         env.pop(name.upper(), None)
     env.update(E2B_API_URL=url, E2B_SANDBOX_URL=url, E2B_API_KEY=key, PYTHONUNBUFFERED="1",
                PYTHONDONTWRITEBYTECODE="1", PYTHONWARNINGS="ignore", NO_PROXY="*")
+    if url.startswith("https://"):
+        env["RINGWALL_TLS"] = "1"
+    if ca:
+        # What OpenSSL's and httpx's defaults, and node's, look at.
+        env.update(SSL_CERT_FILE=ca, NODE_EXTRA_CA_CERTS=ca)
     return env
 
 
@@ -165,7 +170,7 @@ def run_set(name: str, args: argparse.Namespace, report: Report) -> None:
                     "reason": "this set is not installed; run matrix.py --prepare"})
         return
     print(f"# set {name}: {stamp['versions']}", flush=True)
-    env = client_env(args.url, args.key)
+    env = client_env(args.url, args.key, args.ca)
     if name in PYTHON_SETS:
         command = [str(python_of(name)), str(HERE / "python_client.py")]
         cwd = None
@@ -237,6 +242,7 @@ def main() -> int:
                         help="with --prepare: look for newer packages even if a set is installed")
     parser.add_argument("--url", help="where the server listens, http://127.0.0.1:PORT")
     parser.add_argument("--key", help="an API key of that server")
+    parser.add_argument("--ca", metavar="FILE", help="authorities (PEM) that sign the certificate of an https server")
     parser.add_argument("--only", nargs="+", metavar="SET", help=f"of {' '.join(SETS)}")
     parser.add_argument("--calls", default="*", metavar="GLOB", help="run only the checks so named")
     parser.add_argument("--no-api", action="store_true",

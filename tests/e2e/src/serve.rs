@@ -25,6 +25,8 @@ pub struct Server {
     world: World,
     flags: Vec<String>,
     port: u16,
+    /// Where our own client goes in place of that port.
+    front: Option<SocketAddr>,
     key: String,
     running: Option<(Child, BufReader<ChildStdout>)>,
     /// Processes of sandboxes that were seen, by pid and start.
@@ -56,10 +58,17 @@ impl Server {
     /// Starts one with these flags.
     #[must_use]
     pub fn with(user: User, flags: &[&str]) -> Self {
+        Self::within(World::new(user), free_port(), flags, None)
+    }
+
+    /// Starts one in a world, at a port, with these flags. Where it does not speak plain HTTP, `front` does in its place.
+    #[must_use]
+    pub fn within(world: World, port: u16, flags: &[&str], front: Option<SocketAddr>) -> Self {
         let mut server = Server {
-            world: World::new(user),
+            world,
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
-            port: free_port(),
+            port,
+            front,
             key: String::new(),
             running: None,
             seen: BTreeSet::new(),
@@ -171,7 +180,7 @@ impl Server {
     #[must_use]
     pub fn client_with(&self, key: &str) -> Client {
         Client {
-            address: SocketAddr::from((Ipv4Addr::LOCALHOST, self.port)),
+            address: self.front.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))),
             key: key.to_owned(),
         }
     }
@@ -188,6 +197,12 @@ impl Server {
     #[must_use]
     pub fn state(&self) -> PathBuf {
         self.world.path("state/serve")
+    }
+
+    /// Returns the world that it is in.
+    #[must_use]
+    pub fn world(&self) -> &World {
+        &self.world
     }
 
     /// Returns whose it is.

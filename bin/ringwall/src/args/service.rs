@@ -10,7 +10,7 @@ use ringwall_types::WallTime;
 
 /// How a service is found; shown behind the help of every command that needs one.
 pub(super) const WHERE: &str = "The service is the one at RINGWALL_URL (with RINGWALL_API_KEY), else at E2B_API_URL (with E2B_API_KEY), else this \
-user's running `ringwall serve`. Without any, the command works on this machine's sandboxes by itself: they live on in processes of their own, and \
+user's running `ringwall serve`. RINGWALL_CA_FILE names the authority (PEM) of an https:// URL that the system does not trust. Without any service, the command works on this machine's sandboxes by itself: they live on in processes of their own, and \
 their time is looked at whenever some command or server runs (`ringwall gc` does nothing else).";
 
 /// A variable or a label.

@@ -36,7 +36,10 @@ async fn tell(service: &Service, args: &PortArgs) -> Result<ExitCode, Failure> {
     let domain = detail
         .domain
         .ok_or_else(|| Failure::own("the service does not say under what name it serves ports"))?;
-    let scheme = service.url.split_once("://").map_or("http", |(scheme, _)| scheme);
+    let scheme = service
+        .public_url
+        .split_once("://")
+        .map_or("http", |(scheme, _)| scheme);
     let url = format!("{scheme}://{}-{}.{domain}", args.port, detail.sandbox_id);
     if args.json {
         ui::json(&json!({ "sandboxID": detail.sandbox_id, "port": args.port, "url": url }))?;

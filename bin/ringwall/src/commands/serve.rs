@@ -1,12 +1,16 @@
 //! `ringwall serve`: the sandboxes of this machine as a service.
 
+mod tls;
+
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ringwall_api::{Listener, Tls};
 use ringwall_node::{Keys, Node, StartNodeError};
 use ringwall_policy::Limits;
 use tokio::net::{TcpListener, TcpSocket};
@@ -77,6 +81,10 @@ fn listen(address: std::net::SocketAddr) -> std::io::Result<TcpListener> {
 
 async fn serve(args: ServeArgs) -> Result<ExitCode, Failure> {
     let directory = directory(args.state.as_deref())?;
+    let tls = tls::load(&args)?;
+    if let (Some(tls), Some(key)) = (&tls, &args.tls_key) {
+        tls::reload_on_hangup(Arc::clone(tls), key)?;
+    }
     // First of all: a port in use must not start anything.
     let listener = listen(args.listen).map_err(|error| {
         Failure::own(format!("can't listen on {}: {error}", args.listen))
@@ -85,7 +93,12 @@ async fn serve(args: ServeArgs) -> Result<ExitCode, Failure> {
     let address = listener.local_addr().map_err(Failure::own)?;
     let begun = Instant::now();
     let ready = loop {
-        match host::prepare(settings(&args, directory.clone()), address).await {
+        match host::prepare(
+            settings(&args, directory.clone(), tls.as_deref(), address.port()),
+            address,
+        )
+        .await
+        {
             Ok(ready) => break ready,
             // Most likely a command that is soon done.
             Err(StartError::InUse) if begun.elapsed() < TURN_PATIENCE => tokio::time::sleep(TURN_PAUSE).await,
@@ -93,7 +106,9 @@ async fn serve(args: ServeArgs) -> Result<ExitCode, Failure> {
             Err(StartError::Failed(failure)) => return Err(failure),
         }
     };
-    let url = announce(address, &ready.domain, &ready.key);
+    let url = announce(address, tls.as_deref(), &ready.domain, &ready.key);
+    // A certificate is for names, which this machine need not know: its own commands come another way.
+    let local = tls.as_ref().map(|_| tls::listen_locally(&directory));
     if let Err(error) = remote::publish(&directory, &url) {
         ui::note(&format!(
             "commands of this user will not find this server by themselves: {error}"
@@ -107,6 +122,22 @@ async fn serve(args: ServeArgs) -> Result<ExitCode, Failure> {
             _ = terminate.recv() => {}
         }
     };
+    match local {
+        Some(Ok(socket)) => {
+            let app = ready.app.clone();
+            tokio::spawn(async move {
+                drop(ringwall_api::serve(Listener::Local(socket), app, std::future::pending()).await);
+            });
+        }
+        Some(Err(error)) => ui::note(&format!(
+            "commands of this user will not reach this server without RINGWALL_URL: {error}"
+        )),
+        None => {}
+    }
+    let listener = match tls {
+        Some(tls) => Listener::Tls(listener, tls),
+        None => Listener::Plain(listener),
+    };
     let served = ringwall_api::serve(listener, ready.app, stopped).await;
     remote::withdraw(&directory);
     served.map_err(Failure::own)?;
@@ -115,10 +146,11 @@ async fn serve(args: ServeArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn settings(args: &ServeArgs, directory: PathBuf) -> Settings {
+fn settings(args: &ServeArgs, directory: PathBuf, tls: Option<&Tls>, port: u16) -> Settings {
+    let certified = || tls.and_then(|tls| tls::domain(tls, port));
     Settings {
         directory,
-        domain: args.domain.clone(),
+        domain: args.domain.clone().or_else(certified),
         pool: args.pool,
         max_sandboxes: args.max_sandboxes,
         max_connections: args.max_connections,
@@ -138,25 +170,33 @@ fn settings(args: &ServeArgs, directory: PathBuf) -> Settings {
 }
 
 /// Tells where the server is, and returns its URL.
-fn announce(address: std::net::SocketAddr, domain: &str, key: &str) -> String {
+fn announce(address: std::net::SocketAddr, tls: Option<&Tls>, domain: &str, key: &str) -> String {
     if !address.ip().is_loopback() {
-        ui::note(&format!(
-            "listening on {address}: everybody who can reach this address can try API keys, and reach open ports of sandboxes whose names they know; traffic is not encrypted"
-        ));
+        let exposed = format!(
+            "listening on {address}: everybody who can reach this address can try API keys, and reach open ports of sandboxes whose names they know"
+        );
+        ui::note(&match tls {
+            Some(_) => exposed,
+            None => format!("{exposed}; traffic is not encrypted (--tls-cert and --tls-key would do that)"),
+        });
     }
-    let host = if address.ip().is_unspecified() {
-        format!("127.0.0.1:{}", address.port())
-    } else {
-        address.to_string()
+    let url = match tls {
+        Some(tls) => {
+            let host = tls::host(tls, address, domain);
+            tls::warn_of_names(tls, &host, domain);
+            format!("https://{}", tls::with_port(&host, address.port()))
+        }
+        None if address.ip().is_unspecified() => format!("http://127.0.0.1:{}", address.port()),
+        None => format!("http://{address}"),
     };
     ui::line(&format!(
-        "Ringwall serves sandboxes on http://{host} (ports of sandboxes: PORT-ID.{domain})\n\n\
-         export E2B_API_URL=http://{host}\n\
-         export E2B_SANDBOX_URL=http://{host}\n\
+        "Ringwall serves sandboxes on {url} (ports of sandboxes: PORT-ID.{domain})\n\n\
+         export E2B_API_URL={url}\n\
+         export E2B_SANDBOX_URL={url}\n\
          export E2B_API_KEY={key}\n"
     ));
     drop(std::io::stdout().flush());
-    format!("http://{host}")
+    url
 }
 
 /// Reads the operator's own key.

@@ -1,11 +1,14 @@
 //! What can go wrong with a call, and what the user is told.
 
 use std::error::Error;
+use std::path::PathBuf;
 
 use http::StatusCode;
 use ringwall_agent_proto::{Code, EnvelopeError, RpcError};
 use thiserror::Error;
 
+use super::http::CA_FILE;
+use super::tls::TlsProblem;
 use crate::failure::Failure;
 
 /// A failed call.
@@ -15,6 +18,20 @@ pub(crate) enum CallError {
     #[error("can't reach {url}")]
     Unreachable {
         url: String,
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// TLS fails: most often for the certificate.
+    #[error("can't reach {url} safely")]
+    Tls {
+        url: String,
+        #[source]
+        source: TlsProblem,
+    },
+    /// The authorities to trust can't be read.
+    #[error("{CA_FILE}: can't use {}", path.display())]
+    CaFile {
+        path: PathBuf,
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
@@ -39,6 +56,12 @@ impl CallError {
     /// Wraps what reqwest says. Its own text repeats the URL and says little; the causes below it are what matters.
     pub(crate) fn unreachable(url: &str, error: reqwest::Error) -> Self {
         let mut cause: Box<dyn Error + Send + Sync> = error.without_url().into();
+        if let Some(source) = TlsProblem::find(cause.as_ref()) {
+            return CallError::Tls {
+                url: url.to_owned(),
+                source,
+            };
+        }
         // The innermost cause: "Connection refused", and not five layers of "error sending request".
         let mut inner: Option<String> = None;
         let mut source = cause.source();
@@ -83,6 +106,13 @@ impl From<EnvelopeError> for CallError {
 impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
         match &error {
+            CallError::Tls { source, .. } => {
+                let hint = source.hint();
+                Failure::own(error).hint(hint)
+            }
+            CallError::CaFile { .. } => {
+                Failure::usage(error).hint("it must name a PEM file with the certificates of authorities; unset, the system's are trusted")
+            }
             CallError::Unreachable { .. } => {
                 Failure::own(error).hint("is the server running? RINGWALL_URL or E2B_API_URL names it, if set")
             }
@@ -92,6 +122,9 @@ impl From<CallError> for Failure {
                 ),
                 StatusCode::NOT_FOUND if message.starts_with("sandbox ") => {
                     Failure::usage(error).hint("`ringwall ps -a` lists the sandboxes there are")
+                }
+                StatusCode::BAD_REQUEST if message.contains("speaks TLS") => {
+                    Failure::usage(error).hint("write https:// in RINGWALL_URL or E2B_API_URL")
                 }
                 StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => Failure::usage(error),
                 StatusCode::BAD_GATEWAY if message.contains("was not found") => {

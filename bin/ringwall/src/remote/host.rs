@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringwall_api::{ApiConfig, App};
+use ringwall_api::{ApiConfig, App, Listener};
 use ringwall_node::{Config, Node, StartNodeError};
 use ringwall_policy::Limits;
 use ringwall_sandbox::service::{SandboxService as _, SandboxState};
@@ -110,7 +110,6 @@ pub(crate) async fn prepare(settings: Settings, address: SocketAddr) -> Result<R
             max_connections: settings.max_connections,
             max_requests: MAX_REQUESTS,
             requests_per_second: settings.rate,
-            is_tls: false,
             default_timeout_s: settings.default_timeout_s,
         },
         secret,
@@ -146,7 +145,7 @@ impl Host {
                 let ready = prepare(settings, address).await?;
                 // It ends with the runtime, or when accept(2) fails for good: then the command's next call says so.
                 tokio::spawn(async move {
-                    drop(ringwall_api::serve(listener, ready.app, std::future::pending()).await);
+                    drop(ringwall_api::serve(Listener::Plain(listener), ready.app, std::future::pending()).await);
                 });
                 Ok((ready.node, ready.key, address))
             })

@@ -1,16 +1,24 @@
 //! HTTP clients, and what is made of answers that are errors.
 
+use std::io::Read as _;
+use std::path::Path;
 use std::sync::Once;
 use std::time::Duration;
 
 use http::StatusCode;
-use reqwest::{Client, ClientBuilder, RequestBuilder, Response, Url};
+use reqwest::{Certificate, Client, ClientBuilder, RequestBuilder, Response, Url};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde::Deserialize;
 
 use super::error::CallError;
 
 /// How long a connection may take.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+/// Names a file of the authorities (PEM) that sign servers' certificates.
+pub(super) const CA_FILE: &str = "RINGWALL_CA_FILE";
+/// Most that is read of it, in bytes; the whole of Mozilla's list has 230 KiB.
+const MAX_CA_BYTES: u64 = 4 << 20;
 /// Longest answer that is kept whole; a listing of 50,000 files takes 16 MiB.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 
@@ -27,10 +35,18 @@ fn builder() -> ClientBuilder {
         .redirect(reqwest::redirect::Policy::none())
 }
 
-/// A client for a base URL. The system's certificates are read only where they are needed.
-pub(crate) fn client(url: &Url) -> Result<Client, reqwest::Error> {
+/// A client for a base URL, and for another of the data plane. Certificates to trust are read only where they are needed.
+pub(crate) fn client(url: &Url, data_url: Option<&Url>) -> Result<Client, CallError> {
     let mut builder = builder();
-    if url.scheme() != "https" {
+    if [Some(url), data_url]
+        .into_iter()
+        .flatten()
+        .any(|url| url.scheme() == "https")
+    {
+        if let Some(path) = std::env::var_os(CA_FILE).filter(|path| !path.is_empty()) {
+            builder = builder.tls_certs_only(read_authorities(Path::new(&path))?);
+        }
+    } else {
         builder = builder.tls_certs_only([]);
     }
     let is_loopback = match url.host_str() {
@@ -45,11 +61,36 @@ pub(crate) fn client(url: &Url) -> Result<Client, reqwest::Error> {
     if is_loopback {
         builder = builder.no_proxy();
     }
-    builder.build()
+    builder
+        .build()
+        .map_err(|error| CallError::unreachable(url.as_str().trim_end_matches('/'), error))
+}
+
+/// Reads the authorities to trust in place of the system's.
+fn read_authorities(path: &Path) -> Result<Vec<Certificate>, CallError> {
+    let refused = |source| CallError::CaFile {
+        path: path.to_owned(),
+        source,
+    };
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_CA_BYTES).read_to_end(&mut bytes))
+        .map_err(|error| refused(error.into()))?;
+    let authorities: Vec<Certificate> = CertificateDer::pem_slice_iter(&bytes)
+        .map(|read| match read {
+            Ok(der) => Certificate::from_der(&der).map_err(Into::into),
+            Err(error) => Err(error.to_string().into()),
+        })
+        .collect::<Result<_, Box<dyn std::error::Error + Send + Sync>>>()
+        .map_err(refused)?;
+    if authorities.is_empty() {
+        return Err(refused("it holds no certificate in PEM form".into()));
+    }
+    Ok(authorities)
 }
 
 /// A client for a Unix socket, whatever the URL says.
-pub(crate) fn unix_client(path: &std::path::Path) -> Result<Client, reqwest::Error> {
+pub(crate) fn unix_client(path: &Path) -> Result<Client, reqwest::Error> {
     builder().no_proxy().tls_certs_only([]).unix_socket(path).build()
 }
 

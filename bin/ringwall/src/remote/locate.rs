@@ -13,7 +13,7 @@ use reqwest::Url;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use super::host::{self, Host, Settings, StartError};
-use super::service::{Place, Service};
+use super::service::{LOCAL_SOCKET, Place, Service};
 use crate::commands::serve;
 use crate::failure::Failure;
 use crate::ui;
@@ -125,10 +125,12 @@ async fn running(directory: &Path) -> Result<Option<Service>, Failure> {
     let (Ok(url), Ok(key)) = (Url::parse(address.trim()), serve::read_key(directory)) else {
         return Ok(None);
     };
-    let service = Service::new(&url, None, key, Place::Served(directory.to_owned()))?;
-    let answer = service.http.get(format!("{}/health", service.url)).send();
-    match tokio::time::timeout(ANSWER_PATIENCE, answer).await {
-        Ok(Ok(_)) => Ok(Some(service)),
+    let service = match url.scheme() {
+        "https" => Service::by_socket(&url, key, directory)?,
+        _ => Service::new(&url, None, key, Place::Served(directory.to_owned()))?,
+    };
+    match tokio::time::timeout(ANSWER_PATIENCE, service.is_there()).await {
+        Ok(true) => Ok(Some(service)),
         // On its way up or down: it is asked again, or takes its turn.
         _ => Ok(None),
     }
@@ -177,8 +179,9 @@ pub(crate) fn publish(directory: &Path, url: &str) -> std::io::Result<()> {
 
 /// Takes the word back. Only for who holds the lock.
 pub(crate) fn withdraw(directory: &Path) {
-    // Most often there is none.
+    // Most often there is none of them.
     drop(fs::remove_file(address_file(directory)));
+    drop(fs::remove_file(directory.join(LOCAL_SOCKET)));
 }
 
 fn address_file(directory: &Path) -> PathBuf {

@@ -14,6 +14,7 @@ pub(crate) mod port;
 pub(crate) mod process;
 mod service;
 pub(crate) mod terminal;
+mod tls;
 pub(crate) mod wire;
 
 use std::time::Duration;
@@ -24,7 +25,7 @@ pub(crate) use agent::Sandbox;
 pub(crate) use error::CallError;
 pub(crate) use files::{chunks, reading};
 pub(crate) use locate::{Search, publish, withdraw};
-pub(crate) use service::{Place, Service, encode};
+pub(crate) use service::{LOCAL_SOCKET, Place, Service, encode};
 
 /// How long what still blocks (files being removed) may go on after a command.
 const LAST_WORK: Duration = Duration::from_secs(5);

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
-use http::header::{CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{HOST, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, BodyStream, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use ringwall_api::hop::{self, Upgrade};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 
@@ -177,19 +178,22 @@ impl Route {
 
     /// Sends the request on: as it came, but for the host and what is about one hop only.
     async fn pass(&self, mut request: Request<Incoming>) -> Result<Response<Body>, reqwest::Error> {
-        let upgrade = request.headers().get(UPGRADE).cloned();
-        let here = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
+        let here = request
+            .headers()
+            .contains_key(UPGRADE)
+            .then(|| hyper::upgrade::on(&mut request));
         let (parts, body) = request.into_parts();
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
         let mut headers = parts.headers;
         // reqwest sets the server's own: proxies before it go by that.
         headers.remove(HOST);
-        strip(&mut headers);
+        let upgrade = if here.is_some() {
+            Upgrade::Kept
+        } else {
+            Upgrade::Dropped
+        };
+        hop::strip(&mut headers, upgrade);
         headers.extend(self.headers.clone());
-        if let Some(upgrade) = upgrade {
-            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-            headers.insert(UPGRADE, upgrade);
-        }
         let has_body = !http_body_is_empty(&body);
         let mut onward = self
             .http
@@ -216,7 +220,7 @@ impl Route {
             let nothing = Full::new(Bytes::new()).map_err(|never| match never {}).boxed_unsync();
             return Ok(response.body(nothing).unwrap_or_default());
         }
-        strip(&mut headers);
+        hop::strip(&mut headers, Upgrade::Dropped);
         if let Some(own) = response.headers_mut() {
             own.extend(headers);
         }
@@ -229,41 +233,4 @@ impl Route {
 
 fn http_body_is_empty(body: &Incoming) -> bool {
     hyper::body::Body::is_end_stream(body)
-}
-
-/// Removes what is about one hop only (RFC 9110, section 7.6.1).
-fn strip(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|text| text.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in &named {
-        headers.remove(name);
-    }
-    for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE] {
-        headers.remove(name);
-    }
-    for name in ["keep-alive", "proxy-connection", "te", "trailer"] {
-        headers.remove(name);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn headers_of_one_hop_stay_here() {
-        let mut headers = HeaderMap::new();
-        headers.insert(CONNECTION, HeaderValue::from_static("close, x-mine"));
-        headers.insert("x-mine", HeaderValue::from_static("1"));
-        headers.insert("keep-alive", HeaderValue::from_static("1"));
-        headers.insert("x-kept", HeaderValue::from_static("1"));
-        strip(&mut headers);
-        assert_eq!(headers.len(), 1);
-        assert!(headers.contains_key("x-kept"));
-    }
 }

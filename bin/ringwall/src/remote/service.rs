@@ -1,10 +1,12 @@
 //! The control plane: one method for each kind of call.
 
-use std::path::PathBuf;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use http::{Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Client, Response, Url};
+use rustix::fs::{CWD, Mode, OFlags};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -14,6 +16,10 @@ use super::host::Host;
 use super::http as web;
 use super::wire::Detail;
 
+/// File of the socket by which this machine's commands reach a server that speaks TLS to all others, in its directory.
+pub(crate) const LOCAL_SOCKET: &str = "api.sock";
+/// What requests through it begin with: nobody resolves the name.
+const LOCAL_URL: &str = "http://ringwall";
 /// Header of a list's answer that says where the next page starts.
 const NEXT_TOKEN: &str = "x-next-token";
 /// What need not be encoded in a component of a path or query.
@@ -34,14 +40,18 @@ pub(crate) enum Place {
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) http: Client,
-    /// Without a slash at its end.
-    pub(crate) url: String,
+    /// What requests begin with. Without a slash at its end.
+    url: String,
+    /// The URL by which others know the service.
+    pub(crate) public_url: String,
     /// Where the agents of sandboxes are reached.
     pub(crate) data_url: String,
     key: String,
     pub(crate) place: Place,
     host: Option<Host>,
     ending: Option<tokio::task::JoinHandle<()>>,
+    /// Its directory, where `http` goes to a socket in it that it names by descriptor.
+    _directory: Option<OwnedFd>,
 }
 
 /// Encodes a component of a path or a query's value.
@@ -54,14 +64,46 @@ impl Service {
     pub(crate) fn new(url: &Url, data_url: Option<&Url>, key: String, place: Place) -> Result<Self, CallError> {
         let text = url.as_str().trim_end_matches('/').to_owned();
         Ok(Service {
-            http: web::client(url).map_err(|error| CallError::unreachable(&text, error))?,
+            http: web::client(url, data_url)?,
             data_url: data_url.map_or_else(|| text.clone(), |url| url.as_str().trim_end_matches('/').to_owned()),
+            public_url: text.clone(),
             url: text,
             key,
             place,
             host: None,
             ending: None,
+            _directory: None,
         })
+    }
+
+    /// A client of this user's server at `url`, by the socket in its directory; nothing is sent yet.
+    pub(crate) fn by_socket(url: &Url, key: String, directory: &Path) -> Result<Self, CallError> {
+        let public_url = url.as_str().trim_end_matches('/').to_owned();
+        let failed = |source| CallError::Unreachable {
+            url: public_url.clone(),
+            source,
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(CWD, directory, flags, Mode::empty())
+            .map_err(|error| failed(std::io::Error::from(error).into()))?;
+        // By descriptor: a path may be longer than a socket's address can be.
+        let socket = format!("/proc/self/fd/{}/{LOCAL_SOCKET}", opened.as_raw_fd());
+        Ok(Service {
+            http: web::unix_client(Path::new(&socket)).map_err(|error| CallError::unreachable(&public_url, error))?,
+            url: LOCAL_URL.to_owned(),
+            data_url: LOCAL_URL.to_owned(),
+            public_url,
+            key,
+            place: Place::Served(directory.to_owned()),
+            host: None,
+            ending: None,
+            _directory: Some(opened),
+        })
+    }
+
+    /// Whether it answers.
+    pub(crate) async fn is_there(&self) -> bool {
+        self.http.get(format!("{}/health", self.url)).send().await.is_ok()
     }
 
     /// Takes the service in this process along, which is to end with the command.
@@ -107,11 +149,11 @@ impl Service {
             })?;
             request = request.header("content-type", "application/json").body(text);
         }
-        web::send(&self.url, request).await
+        web::send(&self.public_url, request).await
     }
 
     async fn read<T: DeserializeOwned>(&self, what: &'static str, response: Response) -> Result<T, CallError> {
-        let bytes = web::read(&self.url, response).await?;
+        let bytes = web::read(&self.public_url, response).await?;
         parse(what, &bytes)
     }
 
@@ -187,14 +229,14 @@ impl Service {
             .header("x-api-key", &self.key)
             .header("content-length", length)
             .body(body);
-        let response = web::send(&self.url, request).await?;
+        let response = web::send(&self.public_url, request).await?;
         self.read(what, response).await
     }
 
     /// Uploads to a place that the service named; no key goes there.
     pub(crate) async fn put(&self, url: &str, length: u64, body: reqwest::Body) -> Result<(), CallError> {
         let request = self.http.put(url).header("content-length", length).body(body);
-        web::send(&self.url, request).await.map(drop)
+        web::send(&self.public_url, request).await.map(drop)
     }
 }
 

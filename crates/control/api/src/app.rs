@@ -22,8 +22,6 @@ pub struct ApiConfig {
     pub max_requests: usize,
     /// Control-plane requests of one key each second, on average.
     pub requests_per_second: u32,
-    /// Whether clients reach the service by TLS.
-    pub is_tls: bool,
     /// Seconds a sandbox lives when its creator does not say.
     pub default_timeout_s: u64,
 }

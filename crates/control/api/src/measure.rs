@@ -26,6 +26,7 @@ pub(crate) struct Measures {
     requests: Family<Labels, Counter>,
     control_seconds: Histogram,
     pub(crate) connections: Gauge<i64, AtomicI64>,
+    pub(crate) failed_handshakes: Counter,
 }
 
 impl Measures {
@@ -35,6 +36,7 @@ impl Measures {
         // Half a millisecond to half a minute.
         let control_seconds = Histogram::new(exponential_buckets(0.0005, 2.0, 17));
         let connections = Gauge::default();
+        let failed_handshakes = Counter::default();
         registry.register("requests", "Requests answered", Family::clone(&requests));
         registry.register(
             "control_request_seconds",
@@ -42,11 +44,17 @@ impl Measures {
             control_seconds.clone(),
         );
         registry.register("connections", "Connections open", connections.clone());
+        registry.register(
+            "tls_handshakes_failed",
+            "TLS handshakes that failed or took too long",
+            failed_handshakes.clone(),
+        );
         Measures {
             registry,
             requests,
             control_seconds,
             connections,
+            failed_handshakes,
         }
     }
 

@@ -1,8 +1,8 @@
 //! The data plane: a request goes into a sandbox and its answer comes back, both passed on piece by piece as they arrive.
 
 use axum::body::Body;
-use http::header::{AUTHORIZATION, CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
+use http::header::{AUTHORIZATION, HOST, UPGRADE};
+use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use ringwall_agent_proto::signature;
@@ -13,17 +13,9 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::app::App;
 use crate::dispatch::{AGENT_PORT, INTERPRETER_PORT};
+use crate::hop::{self, Upgrade};
 use crate::serve::drain;
 
-/// Headers of one hop only (RFC 9110, section 7.6.1), and ours.
-const NOT_PASSED_ON: [HeaderName; 6] = [
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("proxy-authenticate"),
-    HeaderName::from_static("proxy-authorization"),
-    HeaderName::from_static("te"),
-    HeaderName::from_static("trailer"),
-];
 /// Paths of the agent that only the host may ask for.
 const HOST_ONLY: [&str; 2] = ["/init", "/interpreter"];
 
@@ -169,7 +161,7 @@ where
             }
         });
     } else {
-        strip(response.headers_mut(), false);
+        hop::strip(response.headers_mut(), Upgrade::Dropped);
     }
     Ok(response.map(Body::new))
 }
@@ -183,7 +175,8 @@ fn prepare(request: &mut Request<Body>, info: &SandboxInfo, port: u16, by_host: 
         .to_owned();
     *request.uri_mut() = path.parse().unwrap_or_else(|_| Uri::from_static("/"));
     *request.version_mut() = http::Version::HTTP_11;
-    strip(request.headers_mut(), wants_upgrade);
+    let upgrade = if wants_upgrade { Upgrade::Kept } else { Upgrade::Dropped };
+    hop::strip(request.headers_mut(), upgrade);
     let headers = request.headers_mut();
     headers.remove("e2b-sandbox-id");
     headers.remove("e2b-sandbox-port");
@@ -208,45 +201,5 @@ fn prepare(request: &mut Request<Body>, info: &SandboxInfo, port: u16, by_host: 
         headers.insert(HOST, host);
     } else if !headers.contains_key(HOST) {
         headers.insert(HOST, HeaderValue::from_static("localhost"));
-    }
-}
-
-/// Removes what is about one hop only.
-fn strip(headers: &mut HeaderMap, keeps_upgrade: bool) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|text| text.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .filter(|name| *name != UPGRADE)
-        .collect();
-    for name in named.iter().chain(&NOT_PASSED_ON) {
-        headers.remove(name);
-    }
-    headers.remove(CONNECTION);
-    // Bodies are framed anew on each hop.
-    headers.remove(TRANSFER_ENCODING);
-    if keeps_upgrade {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    } else {
-        headers.remove(UPGRADE);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn headers_of_one_hop_are_removed() {
-        let mut headers = HeaderMap::new();
-        headers.insert(CONNECTION, HeaderValue::from_static("close, X-Secret"));
-        headers.insert("x-secret", HeaderValue::from_static("1"));
-        headers.insert("keep-alive", HeaderValue::from_static("1"));
-        headers.insert("x-kept", HeaderValue::from_static("1"));
-        strip(&mut headers, false);
-        assert_eq!(headers.len(), 1);
-        assert!(headers.contains_key("x-kept"));
     }
 }

@@ -1,8 +1,8 @@
 //! Connections: accepted up to a limit, each with a time in which its request's head must have come.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -14,14 +14,16 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::{TcpListener, TcpStream};
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower_service::Service as _;
 
 use crate::app::App;
 use crate::dispatch::{self, Target};
 use crate::error::{ApiError, MAX_BODY_BYTES};
+use crate::listen::{Listener, Peer, Taken, turn_away};
+use crate::scheme::Scheme;
 use crate::{caller, proxy, routes};
 
 /// How long a client may take to send a request's head: against those that never finish it.
@@ -36,29 +38,36 @@ const MAX_DRAINED_BYTES: usize = 4 << 20;
 const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 /// Names a request in answers and logs.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// What a connection too many is told.
-const TOO_MANY: &str = "{\"code\":503,\"message\":\"too many connections at once\"}";
 
 /// Serves connections until `stopped` is done. Connections that are open then are closed with the process.
 ///
+/// Each listener has its own count of connections: whoever fills one does not keep others from another.
+///
 /// # Errors
 /// What accept(2) says, other than about one connection.
-pub async fn serve(listener: TcpListener, app: App, stopped: impl Future<Output = ()>) -> std::io::Result<()> {
+pub async fn serve(listener: Listener, app: App, stopped: impl Future<Output = ()>) -> std::io::Result<()> {
     let places = Arc::new(Semaphore::new(app.config.max_connections.max(1)));
     let router = routes::router(app.clone());
     tokio::pin!(stopped);
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = listener.take() => accepted,
             () = &mut stopped => return Ok(()),
         };
         match accepted {
-            Ok((stream, peer)) => match Arc::clone(&places).try_acquire_owned() {
+            Ok((taken, peer)) => match Arc::clone(&places).try_acquire_owned() {
                 Ok(place) => {
-                    let (app, router) = (app.clone(), router.clone());
-                    tokio::spawn(async move { converse(stream, peer, app, router, place).await });
+                    let talk = Talk {
+                        counted: Counted::new(&app),
+                        app: app.clone(),
+                        router: router.clone(),
+                        peer,
+                        scheme: Scheme::Http,
+                        _place: place,
+                    };
+                    begin(taken, talk);
                 }
-                Err(_) => turn_away(stream),
+                Err(_) => turn_away(taken),
             },
             // The peer has gone, or descriptors have run out: neither ends the service.
             Err(error) => {
@@ -69,27 +78,76 @@ pub async fn serve(listener: TcpListener, app: App, stopped: impl Future<Output 
     }
 }
 
-/// Answers a connection too many without reading from it; what does not fit into its send buffer is not sent.
-fn turn_away(stream: TcpStream) {
-    let answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\nshould-retry: true\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{TOO_MANY}",
-        TOO_MANY.len()
-    );
-    drop(stream.try_write(answer.as_bytes()));
-    tokio::spawn(async move {
-        let mut stream = stream;
-        drop(tokio::time::timeout(Duration::from_secs(1), stream.shutdown()).await);
-    });
+/// A connection counted as open, for as long as this lives.
+#[derive(Debug)]
+struct Counted(Gauge<i64, AtomicI64>);
+
+impl Counted {
+    fn new(app: &App) -> Self {
+        app.measures.connections.inc();
+        Counted(app.measures.connections.clone())
+    }
 }
 
-async fn converse(stream: TcpStream, peer: SocketAddr, app: App, router: Router, place: OwnedSemaphorePermit) {
-    // Small frames of a command's output must not wait for an acknowledgement.
-    drop(stream.set_nodelay(true));
-    app.measures.connections.inc();
-    let connections = app.measures.connections.clone();
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// All that a connection has beside its stream.
+struct Talk {
+    app: App,
+    router: Router,
+    peer: Peer,
+    scheme: Scheme,
+    counted: Counted,
+    _place: OwnedSemaphorePermit,
+}
+
+/// Begins to serve a connection. Small frames of a command's output must not wait for an acknowledgement, hence no delay.
+fn begin(taken: Taken, mut talk: Talk) {
+    match taken {
+        Taken::Plain(stream) => {
+            drop(stream.set_nodelay(true));
+            tokio::spawn(converse(stream, talk));
+        }
+        Taken::Tls(stream, tls) => {
+            drop(stream.set_nodelay(true));
+            talk.scheme = Scheme::Https;
+            tokio::spawn(async move {
+                match tls.accept(stream).await {
+                    Ok(Some(stream)) => converse(stream, talk).await,
+                    Ok(None) => {
+                        talk.app.measures.failed_handshakes.inc();
+                        tracing::debug!(peer = %talk.peer, "a client spoke plain HTTP where TLS is spoken");
+                    }
+                    Err(error) => {
+                        talk.app.measures.failed_handshakes.inc();
+                        tracing::debug!(peer = %talk.peer, %error, "a TLS handshake failed");
+                    }
+                }
+            });
+        }
+        Taken::Local(stream) => drop(tokio::spawn(converse(stream, talk))),
+    }
+}
+
+async fn converse<S>(stream: S, talk: Talk)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Talk {
+        app,
+        router,
+        peer,
+        scheme,
+        counted,
+        _place,
+    } = talk;
     let service = service_fn(move |request: Request<Incoming>| {
         let (app, router) = (app.clone(), router.clone());
-        async move { Ok::<_, Infallible>(answer(app, router, peer, request).await) }
+        async move { Ok::<_, Infallible>(answer(app, router, peer, scheme, request).await) }
     });
     let result = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -103,15 +161,23 @@ async fn converse(stream: TcpStream, peer: SocketAddr, app: App, router: Router,
     if let Err(error) = result {
         tracing::debug!(%peer, %error, "a connection ended badly");
     }
-    connections.dec();
-    drop(place);
+    drop(counted);
 }
 
-async fn answer(app: App, router: Router, peer: SocketAddr, request: Request<Incoming>) -> Response<Body> {
+async fn answer(
+    app: App,
+    router: Router,
+    peer: Peer,
+    scheme: Scheme,
+    mut request: Request<Incoming>,
+) -> Response<Body> {
     let begun = Instant::now();
     let id = app.request_id();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let target = dispatch::target(&method, request.uri(), request.headers(), app.sandboxes.as_ref());
+    if scheme == Scheme::Https {
+        request.extensions_mut().insert(scheme);
+    }
     let request = request.map(Body::new);
     let (plane, mut response) = match target {
         Target::Control => ("control", control(&app, router, request).await),

@@ -17,6 +17,7 @@ use crate::app::App;
 use crate::caller::Caller;
 use crate::dto::{BuildBody, BuildStatusBody, TemplateBody, UploadPlace};
 use crate::error::ApiError;
+use crate::scheme::Scheme;
 
 /// Largest archive of files for COPY.
 const MAX_UPLOAD_BYTES: u64 = 4 << 30;
@@ -29,6 +30,7 @@ pub(crate) async fn find_upload(
     State(app): State<App>,
     Caller(owner): Caller,
     Path((id, hash)): Path<(String, String)>,
+    scheme: Scheme,
     headers: HeaderMap,
 ) -> Result<(StatusCode, Json<UploadPlace>), ApiError> {
     let present = app.sandboxes.has_upload(&owner, &id, &hash).await?;
@@ -40,10 +42,10 @@ pub(crate) async fn find_upload(
             .get(HOST)
             .and_then(|host| host.to_str().ok())
             .ok_or_else(|| ApiError::bad_request("the request has no Host"))?;
-        let scheme = if app.config.is_tls { "https" } else { "http" };
         let token = app.upload_token(&owner, &id, &hash);
         Some(format!(
-            "{scheme}://{host}/uploads/{}/{id}/{hash}?token={token}",
+            "{}://{host}/uploads/{}/{id}/{hash}?token={token}",
+            scheme.as_str(),
             owner.0
         ))
     };
