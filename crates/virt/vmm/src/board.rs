@@ -5,13 +5,17 @@ use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_ioctls::VmFd;
-use ringwall_arch::Reachable;
 use ringwall_arch::native::layout;
+use ringwall_arch::{GuestRam, Reachable};
 use ringwall_devices::bus::{BusDevice, InsertError};
+use ringwall_devices::i8042::{I8042, I8042State, PressError};
+use ringwall_devices::rtc::{Rtc, RtcState};
 use ringwall_devices::serial::{Serial, SerialState};
 use ringwall_devices::system_control::{SystemControl, SystemControlState, SystemEvent, SystemEvents};
+use ringwall_devices::vmgenid::{GenerationError, GenerationId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use vm_memory::GuestAddress;
 
 use crate::event_loop::{EventLoop, Key};
 use crate::vcpu::Buses;
@@ -28,6 +32,20 @@ pub enum BoardError {
     /// A call to KVM failed.
     #[error("no interrupt for the {0}")]
     Interrupt(&'static str, #[source] kvm_ioctls::Error),
+    /// The generation id.
+    #[error("no generation id")]
+    Generation(#[from] GenerationError),
+}
+
+/// Why the board's own devices can't be restored.
+#[derive(Debug, Error)]
+pub enum RestoreBoardError {
+    /// The serial port.
+    #[error(transparent)]
+    Serial(#[from] ringwall_devices::serial::RestoreSerialError),
+    /// The generation id.
+    #[error(transparent)]
+    Generation(#[from] GenerationError),
 }
 
 /// What a snapshot knows of the board's own devices.
@@ -36,6 +54,8 @@ pub enum BoardError {
 pub struct BoardState {
     serial: SerialState,
     control: SystemControlState,
+    keyboard: Option<I8042State>,
+    clock: Option<RtcState>,
 }
 
 /// The board's own devices.
@@ -44,6 +64,9 @@ pub struct Fixed {
     serial: Arc<Mutex<Serial>>,
     control: Arc<Mutex<SystemControl>>,
     events: Arc<SystemEvents>,
+    keyboard: Option<Arc<Mutex<I8042>>>,
+    clock: Option<Arc<Mutex<Rtc>>>,
+    generation: GenerationId,
 }
 
 /// ACPI's sleep registers on x86_64 (ACPI 6.5 §4.8.3.7): a write of "off" is a shutdown.
@@ -82,6 +105,7 @@ impl Fixed {
     /// See [`BoardError`].
     pub fn place(
         vm: &VmFd,
+        memory: &GuestRam,
         buses: &mut Buses,
         events: &EventLoop,
         console: Box<dyn Write + Send>,
@@ -116,16 +140,56 @@ impl Fixed {
                 sleep,
             )?;
         }
+        let keyboard = match layout::keyboard() {
+            None => None,
+            Some(slot) => {
+                let keyboard =
+                    I8042::new(told.clone()).map_err(|error| BoardError::Event("keyboard controller", error))?;
+                vm.register_irqfd(keyboard.interrupt_event(), slot.gsi)
+                    .map_err(|error| BoardError::Interrupt("keyboard controller", error))?;
+                let keyboard = Arc::new(Mutex::new(keyboard));
+                let place = Reachable::Port(slot);
+                insert(buses, "keyboard controller", place, 0, None, keyboard.clone())?;
+                Some(keyboard)
+            }
+        };
+        let clock = match layout::rtc() {
+            None => None,
+            Some(slot) => {
+                let clock = Arc::new(Mutex::new(Rtc::new()));
+                insert(buses, "clock", Reachable::Memory(slot), 0, None, clock.clone())?;
+                Some(clock)
+            }
+        };
+        let generation = GenerationId::new(memory, GuestAddress(layout::vmgenid().base))?;
+        vm.register_irqfd(generation.interrupt_event(), layout::vmgenid().gsi)
+            .map_err(|error| BoardError::Interrupt("generation id", error))?;
         Ok(Fixed {
             serial,
             control,
             events: told,
+            keyboard,
+            clock,
+            generation,
         })
+    }
+
+    /// Whether there is a keyboard controller.
+    #[must_use]
+    pub const fn has_keyboard(&self) -> bool {
+        self.keyboard.is_some()
+    }
+
+    /// Presses control, alt and delete; `None` without keyboard.
+    #[must_use]
+    pub fn press_control_alt_delete(&self) -> Option<Result<(), PressError>> {
+        let mut keyboard = lock(self.keyboard.as_ref()?);
+        Some(keyboard.press_control_alt_delete())
     }
 
     /// The serial port. Short: a vCPU may wait for it.
     pub fn serial(&self) -> MutexGuard<'_, Serial> {
-        self.serial.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.serial)
     }
 
     /// Takes what the guest has said by the system-control device.
@@ -139,20 +203,32 @@ impl Fixed {
     pub fn save(&self) -> BoardState {
         BoardState {
             serial: self.serial().save(),
-            control: self.control.lock().unwrap_or_else(PoisonError::into_inner).save(),
+            control: lock(&self.control).save(),
+            keyboard: self.keyboard.as_ref().map(|keyboard| lock(keyboard).save()),
+            clock: self.clock.as_ref().map(|clock| lock(clock).save()),
         }
     }
 
-    /// Takes a saved state.
+    /// Takes a saved state, and begins a new generation: the guest is not the one that was saved, there may be many of it.
     ///
     /// # Errors
-    /// A serial port's state that can't be.
-    pub fn restore(&self, state: BoardState) -> Result<(), ringwall_devices::serial::RestoreSerialError> {
+    /// See [`RestoreBoardError`].
+    pub fn restore(&self, state: BoardState, memory: &GuestRam) -> Result<(), RestoreBoardError> {
         self.serial().restore(state.serial)?;
-        let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        control.restore(state.control);
+        lock(&self.control).restore(state.control);
+        if let (Some(keyboard), Some(state)) = (&self.keyboard, &state.keyboard) {
+            lock(keyboard).restore(state);
+        }
+        if let (Some(clock), Some(state)) = (&self.clock, state.clock) {
+            lock(clock).restore(state);
+        }
+        self.generation.renew(memory)?;
         Ok(())
     }
+}
+
+fn lock<T>(device: &Mutex<T>) -> MutexGuard<'_, T> {
+    device.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Puts a device on the bus that its place is on, `offset` bytes into it; without `bytes` it gets the whole place.

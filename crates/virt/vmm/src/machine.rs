@@ -144,9 +144,9 @@ pub enum RestoreMachineError {
     /// Interrupt controllers and timers.
     #[error("the board can't be restored")]
     Platform(#[from] native::PlatformError),
-    /// The serial port.
-    #[error("the serial port can't be restored")]
-    Serial(#[from] ringwall_devices::serial::RestoreSerialError),
+    /// The board's own devices.
+    #[error("the board's devices can't be restored")]
+    Fixed(#[from] crate::board::RestoreBoardError),
     /// A device.
     #[error("device {id} can't be restored")]
     Device {
@@ -236,7 +236,7 @@ impl Assembled {
         console: Box<dyn Write + Send>,
     ) -> Result<Self, AssembleError> {
         let mut buses = Buses::default();
-        let fixed = Fixed::place(&shell.vm, &mut buses, events, console)?;
+        let fixed = Fixed::place(&shell.vm, &shell.memory, &mut buses, events, console)?;
         let mut devices = Vec::with_capacity(planned.len());
         for (index, Planned { id, device }) in (0..).zip(planned) {
             let attached = attach(&shell.vm, &shell.memory, &mut buses.mmio, events, index, &id, device)?;
@@ -337,8 +337,9 @@ impl Machine {
             virtio: &virtio,
             gic: shell.platform.gic(),
             serial: true,
-            vmgenid: false,
-            keyboard: false,
+            vmgenid: true,
+            keyboard: assembled.fixed.has_keyboard(),
+            performance_monitor: shell.platform.has_performance_monitor(),
             rng_seed,
         };
         let boot = native::write_boot_tables(&shell.memory, &board, &loaded)?;
@@ -377,7 +378,7 @@ impl Machine {
                 .map_err(|source| RestoreMachineError::Vcpu { index, source })?;
         }
         shell.platform.restore(&shell.vm, &document.platform)?;
-        assembled.fixed.restore(document.board)?;
+        assembled.fixed.restore(document.board, &shell.memory)?;
         let mut records = document.devices.into_iter();
         for attached in &assembled.devices {
             let record = records.next().filter(|record| record.id == attached.id);

@@ -4,9 +4,12 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
 
+use ringwall_devices::rate_limiter::{BucketSpec, RateLimiterSpec};
+use ringwall_devices::virtio::balloon::{Balloon, BalloonOptions};
+use ringwall_devices::virtio::block::{Block, BlockOptions, CacheType, Engine, EngineChoice, MakeBlockError};
 use ringwall_devices::virtio::rng::{HostEntropy, Rng};
 use ringwall_devices::virtio::vsock::{self, PathConnector, Vsock};
-use ringwall_vmm_proto::Resources;
+use ringwall_vmm_proto::{Drive, IoEngine, RateLimiter, Resources, TokenBucket};
 use thiserror::Error;
 
 use crate::machine::Planned;
@@ -47,6 +50,18 @@ pub enum PlanError {
     /// The entropy device.
     #[error("no entropy device")]
     Entropy(#[source] io::Error),
+    /// A disk.
+    #[error("no drive {id}")]
+    Drive {
+        /// Which.
+        id: String,
+        /// Why not.
+        #[source]
+        source: MakeBlockError,
+    },
+    /// The balloon.
+    #[error("no balloon")]
+    Balloon(#[source] io::Error),
 }
 
 /// Makes the devices of a configuration, in the order of their places: drives, network, vsock, entropy, balloon.
@@ -55,6 +70,16 @@ pub enum PlanError {
 /// See [`PlanError`].
 pub fn devices(resources: &Resources) -> Result<Vec<Planned>, PlanError> {
     let mut planned = Vec::new();
+    for drive in &resources.drives {
+        let id = drive.drive_id.to_string();
+        let file = open("drive", drive.path_on_host.as_path(), !drive.is_read_only)?;
+        let device = Block::new(&id, file, block_options(drive))
+            .map_err(|source| PlanError::Drive { id: id.clone(), source })?;
+        planned.push(Planned {
+            id,
+            device: Box::new(device),
+        });
+    }
     if let Some(config) = &resources.vsock {
         let path = config.uds_path.as_str();
         let listener = vsock::listen_at(Path::new(path)).map_err(|source| PlanError::Listen {
@@ -76,7 +101,54 @@ pub fn devices(resources: &Resources) -> Result<Vec<Planned>, PlanError> {
             device: Box::new(device),
         });
     }
+    if let Some(config) = &resources.balloon {
+        let options = BalloonOptions {
+            target_mib: u64::from(config.amount_mib),
+            deflate_on_oom: config.deflate_on_oom,
+            statistics_interval_s: config.stats_polling_interval_s,
+            reporting: config.free_page_reporting,
+        };
+        let memory_bytes = resources.machine.memory().bytes();
+        let device = Balloon::new(options, memory_bytes).map_err(PlanError::Balloon)?;
+        planned.push(Planned {
+            id: BALLOON.to_owned(),
+            device: Box::new(device),
+        });
+    }
     Ok(planned)
+}
+
+fn block_options(drive: &Drive) -> BlockOptions {
+    BlockOptions {
+        is_read_only: drive.is_read_only,
+        cache: match drive.cache_type {
+            ringwall_vmm_proto::CacheType::Unsafe => CacheType::Unsafe,
+            ringwall_vmm_proto::CacheType::Writeback => CacheType::Writeback,
+        },
+        is_direct: false,
+        engine: match drive.io_engine {
+            // Firecracker's Sync blocks its only device thread; threads of our own do the same without.
+            IoEngine::Sync => EngineChoice::Only(Engine::Sync),
+            IoEngine::Async => EngineChoice::Auto,
+        },
+        rate_limiter: drive.rate_limiter.as_ref().map(limits).unwrap_or_default(),
+    }
+}
+
+/// A rate limiter in the devices' terms; a bucket that limits nothing is none.
+#[must_use]
+pub fn limits(limiter: &RateLimiter) -> RateLimiterSpec {
+    let bucket = |bucket: &Option<TokenBucket>| {
+        bucket.filter(TokenBucket::is_limit).map(|bucket| BucketSpec {
+            size: bucket.size,
+            one_time_burst: bucket.one_time_burst.unwrap_or(0),
+            refill_time_ms: bucket.refill_time_ms,
+        })
+    };
+    RateLimiterSpec {
+        bandwidth: bucket(&limiter.bandwidth),
+        ops: bucket(&limiter.ops),
+    }
 }
 
 /// Opens a file of the configuration.

@@ -88,6 +88,12 @@ pub const fn serial() -> Reachable {
     })
 }
 
+/// The keyboard controller: there is none.
+#[must_use]
+pub const fn keyboard() -> Option<crate::PortSlot> {
+    None
+}
+
 /// The real-time clock, a PL031.
 #[must_use]
 pub const fn rtc() -> Option<MmioSlot> {

@@ -73,6 +73,12 @@ pub const I8042: PortSlot = PortSlot {
     gsi: 1,
 };
 
+/// The keyboard controller.
+#[must_use]
+pub const fn keyboard() -> Option<PortSlot> {
+    Some(I8042)
+}
+
 /// Offset in the system-control ports of ACPI's sleep control register (ACPI 6.5 §4.8.3.7): a write of [`ACPI_SLEEP_POWER_OFF`] is
 /// the guest's wish to be switched off.
 pub const ACPI_SLEEP_CONTROL: u16 = 0x10;

@@ -108,6 +108,12 @@ impl Platform {
         }
     }
 
+    /// Whether guests get a performance monitor as a device of the board: that is aarch64's way.
+    #[must_use]
+    pub const fn has_performance_monitor(&self) -> bool {
+        false
+    }
+
     /// The GIC: never on x86_64.
     #[must_use]
     pub const fn gic(&self) -> Option<GicDescription> {
