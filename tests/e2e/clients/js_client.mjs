@@ -13,7 +13,7 @@ import * as e2b from 'e2b'
 import * as interpreter from '@e2b/code-interpreter'
 
 const { Sandbox, Template } = e2b
-const API_URL = process.env.E2B_API_URL.replace(/\/+$/, '')
+const API_URL = process.env.RINGWALL_API_URL.replace(/\/+$/, '')
 const API_KEY = process.env.E2B_API_KEY
 const WIRE = new URL(API_URL)
 const RUN = randomBytes(4).toString('hex')

@@ -148,12 +148,14 @@ class Report:
         return 1 if count["FAIL"] else 0
 
 
-def client_env(url: str, key: str, ca: str | None) -> dict[str, str]:
+def client_env(url: str, key: str, ca: str | None, domain: str | None) -> dict[str, str]:
     env = {k: v for k, v in os.environ.items() if not k.upper().startswith("E2B_")}
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         env.pop(name, None)
         env.pop(name.upper(), None)
-    env.update(E2B_API_URL=url, E2B_SANDBOX_URL=url, E2B_API_KEY=key, PYTHONUNBUFFERED="1",
+    # A domain alone, as E2B's own users have it, or the addresses of both planes.
+    env.update({"E2B_DOMAIN": domain} if domain else {"E2B_API_URL": url, "E2B_SANDBOX_URL": url})
+    env.update(RINGWALL_API_URL=url, E2B_API_KEY=key, PYTHONUNBUFFERED="1",
                PYTHONDONTWRITEBYTECODE="1", PYTHONWARNINGS="ignore", NO_PROXY="*")
     if url.startswith("https://"):
         env["RINGWALL_TLS"] = "1"
@@ -170,7 +172,7 @@ def run_set(name: str, args: argparse.Namespace, report: Report) -> None:
                     "reason": "this set is not installed; run matrix.py --prepare"})
         return
     print(f"# set {name}: {stamp['versions']}", flush=True)
-    env = client_env(args.url, args.key, args.ca)
+    env = client_env(args.url, args.key, args.ca, args.domain)
     if name in PYTHON_SETS:
         command = [str(python_of(name)), str(HERE / "python_client.py")]
         cwd = None
@@ -243,6 +245,7 @@ def main() -> int:
     parser.add_argument("--url", help="where the server listens, http://127.0.0.1:PORT")
     parser.add_argument("--key", help="an API key of that server")
     parser.add_argument("--ca", metavar="FILE", help="authorities (PEM) that sign the certificate of an https server")
+    parser.add_argument("--domain", help="tell the clients this domain and no URL; they insist on TLS then")
     parser.add_argument("--only", nargs="+", metavar="SET", help=f"of {' '.join(SETS)}")
     parser.add_argument("--calls", default="*", metavar="GLOB", help="run only the checks so named")
     parser.add_argument("--no-api", action="store_true",

@@ -46,7 +46,8 @@ try:
 except ImportError:
     CI_VERSION, e2b_code_interpreter = None, None
 
-API_URL = os.environ["E2B_API_URL"].rstrip("/")
+# For the requests that this script makes by itself; the clients may have been told a domain alone.
+API_URL = os.environ["RINGWALL_API_URL"].rstrip("/")
 API_KEY = os.environ["E2B_API_KEY"]
 WIRE = urllib.parse.urlsplit(API_URL)
 

@@ -189,11 +189,16 @@ fn announce(address: std::net::SocketAddr, tls: Option<&Tls>, domain: &str, key:
         None if address.ip().is_unspecified() => format!("http://127.0.0.1:{}", address.port()),
         None => format!("http://{address}"),
     };
+    let alone = if tls.is_some_and(|tls| tls::covers_domain(tls, domain)) {
+        format!("# or, in place of both: export E2B_DOMAIN={domain}\n")
+    } else {
+        String::new()
+    };
     ui::line(&format!(
         "Ringwall serves sandboxes on {url} (ports of sandboxes: PORT-ID.{domain})\n\n\
          export E2B_API_URL={url}\n\
          export E2B_SANDBOX_URL={url}\n\
-         export E2B_API_KEY={key}\n"
+         {alone}export E2B_API_KEY={key}\n"
     ));
     drop(std::io::stdout().flush());
     url

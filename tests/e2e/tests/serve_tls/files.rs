@@ -172,6 +172,12 @@ fn the_url_is_one_that_the_certificate_is_for() {
         let port = ringwall_e2e::serve::free_port();
         let flags = [flags, &["--tls-cert", &files[0], "--tls-key", &files[1]]].concat();
         let text = said(&world, &format!("127.0.0.1:{port}"), &flags).replace(&port.to_string(), "PORT");
+        let alone = text.contains(&format!("# or, in place of both: export E2B_DOMAIN={domain}\n"));
+        assert_eq!(
+            alone,
+            names.contains(&"*.box.test") && domain == "box.test:PORT",
+            "{text}"
+        );
         assert!(
             text.contains(&format!("export E2B_API_URL={url}\nexport E2B_SANDBOX_URL={url}\n")),
             "{names:?}: {text}"

@@ -87,6 +87,19 @@ pub(super) fn host(tls: &Tls, address: SocketAddr, domain: &str) -> String {
         .unwrap_or(own)
 }
 
+/// Whether clients that are told only the domain get along: for the API they use `api.DOMAIN`, for sandboxes `PORT-ID.DOMAIN`.
+pub(super) fn covers_domain(tls: &Tls, domain: &str) -> bool {
+    let parent = without_port(domain);
+    [format!("api.{parent}"), example_port(parent)]
+        .iter()
+        .all(|name| tls.covers(name))
+}
+
+/// Any port's name will do: a wildcard covers all or none.
+fn example_port(parent: &str) -> String {
+    format!("1-x.{parent}")
+}
+
 fn without_port(domain: &str) -> &str {
     domain.split(':').next().unwrap_or_default()
 }
@@ -97,8 +110,7 @@ pub(super) fn warn_of_names(tls: &Tls, host: &str, domain: &str) {
         ui::note(&format!("the certificate is not for {host}: clients will refuse it"));
     }
     let parent = without_port(domain);
-    // Any port's name will do: a wildcard covers all or none.
-    if !tls.covers(&format!("1-x.{parent}")) {
+    if !tls.covers(&example_port(parent)) {
         ui::note(&format!(
             "the certificate is not for *.{parent}: clients will refuse it under the host names of sandboxes' ports"
         ));
