@@ -93,8 +93,9 @@ impl GuestArch {
     /// The command line to boot it with. `reboot=k` and `panic=-1`: a reboot or a panic reaches the machine monitor at once.
     pub(crate) const fn command_line(self) -> &'static str {
         match self {
-            // reboot=k: by the keyboard controller, which every monitor of this kind has (Documentation/admin-guide/kernel-parameters.txt).
-            Self::X86_64 => "console=ttyS0 reboot=k panic=-1 quiet",
+            // reboot=k: by the keyboard controller, which every monitor of this kind has; pci=off: no bus to look for
+            // (Documentation/admin-guide/kernel-parameters.txt).
+            Self::X86_64 => "console=ttyS0 reboot=k panic=-1 pci=off quiet",
             Self::Aarch64 => "console=ttyS0 panic=-1 quiet",
         }
     }
