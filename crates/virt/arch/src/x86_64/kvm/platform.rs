@@ -108,6 +108,12 @@ impl Platform {
         }
     }
 
+    /// Whether the vCPUs have a performance monitor that firmware tables tell of: that is aarch64's.
+    #[must_use]
+    pub const fn has_performance_monitor(&self) -> bool {
+        false
+    }
+
     /// The GIC: never on x86_64.
     #[must_use]
     pub const fn gic(&self) -> Option<GicDescription> {
