@@ -108,7 +108,7 @@ impl Platform {
         }
     }
 
-    /// Whether guests get a performance monitor as a device of the board: that is aarch64's way.
+    /// Whether the vCPUs have a performance monitor that firmware tables tell of: that is aarch64's.
     #[must_use]
     pub const fn has_performance_monitor(&self) -> bool {
         false

@@ -1,0 +1,111 @@
+//! A guest of our own boots, natively: what the pure tests can't show, that KVM and a processor take the values.
+//!
+//! The payload is assembled into this test (`payload_*.rs`), so that the test runs anywhere, a testbed without compilers included. It
+//! prints BOOT and a newline by the serial port, then the letters from a to z for ever; each letter is kept in a general register, in a
+//! system register and in memory, and an exclamation mark says that they differ.
+#![expect(
+    unsafe_code,
+    reason = "guest memory is given to KVM by its address; the payload is in a section"
+)]
+#![expect(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::print_stdout,
+    reason = "a test: it may panic and print, and its numbers are small"
+)]
+
+mod machine;
+#[cfg(target_arch = "aarch64")]
+#[path = "payload_aarch64.rs"]
+mod payload;
+#[cfg(target_arch = "x86_64")]
+#[path = "payload_x86_64.rs"]
+mod payload;
+
+use std::io::Cursor;
+
+use kvm_ioctls::Kvm;
+use machine::Machine;
+use ringwall_arch::native;
+
+/// Opens /dev/kvm, or says that the test is skipped.
+fn kvm(test: &str) -> Option<Kvm> {
+    Kvm::new()
+        .map_err(|error| println!("SKIPPED: {test}: no /dev/kvm: {error}"))
+        .ok()
+}
+
+#[test]
+fn a_kernel_boots_by_every_protocol() {
+    let Some(kvm) = kvm("boot") else { return };
+    for (protocol, kernel, mark) in payload::kernels() {
+        let mut machine = Machine::new(&kvm, 1);
+        machine.boot(&kernel);
+        assert_eq!(machine.serial(mark.len() + 8), format!("{mark}BOOT\nabc"), "{protocol}");
+    }
+}
+
+#[test]
+fn an_initrd_is_where_the_guest_is_told() {
+    let Some(kvm) = kvm("initrd") else { return };
+    let machine = Machine::new(&kvm, 1);
+    let (_, kernel, _) = payload::kernels().remove(0);
+    let loaded = native::load_kernel(&machine.ram, &mut Cursor::new(&kernel), kernel.len() as u64).unwrap();
+    let initrd = native::load_initrd(&machine.ram, &mut Cursor::new(b"initrd"), 6, &loaded).unwrap();
+    assert_eq!(initrd.end - initrd.start, 6);
+    assert_eq!(initrd.start % 4096, 0);
+    assert_eq!(machine.memory(initrd.start, 6), b"initrd");
+    machine.write_tables(&loaded, Some(initrd));
+}
+
+#[test]
+fn a_saved_guest_goes_on_in_another_machine() {
+    let Some(kvm) = kvm("save and restore") else { return };
+    let (_, kernel, mark) = payload::kernels().remove(0);
+    for vcpus in [1, 4] {
+        let mut first = Machine::new(&kvm, vcpus);
+        first.boot(&kernel);
+        assert_eq!(first.serial(mark.len() + 5), format!("{mark}BOOT\n"));
+        let saved = first.save();
+        drop(first);
+
+        let mut second = Machine::new(&kvm, vcpus);
+        second.restore(&saved);
+        let again = second.save();
+        assert_eq!(
+            machine::comparable(&again),
+            machine::comparable(&saved),
+            "what is restored is what was saved"
+        );
+        assert_eq!(second.serial(27), "abcdefghijklmnopqrstuvwxyza");
+    }
+}
+
+#[test]
+fn a_snapshot_fits_its_own_host() {
+    let Some(kvm) = kvm("fingerprint") else { return };
+    let here = native::fingerprint(&kvm).unwrap();
+    let text = serde_json::to_string(&here).unwrap();
+    println!("{text}");
+    assert_eq!(here.fits(&serde_json::from_str(&text).unwrap()), Ok(()));
+    assert_eq!(here.architecture(), ringwall_arch::Architecture::NATIVE);
+}
+
+#[test]
+fn a_forged_state_is_refused_and_not_obeyed() {
+    let Some(kvm) = kvm("forged state") else { return };
+    let (_, kernel, _) = payload::kernels().remove(0);
+    let mut machine = Machine::new(&kvm, 1);
+    machine.boot(&kernel);
+    let saved = machine.save();
+    for (name, text) in machine::forgeries(&saved.vcpus[0]) {
+        let refused = match serde_json::from_str(&text) {
+            Ok(state) => machine
+                .platform
+                .restore_vcpu(&Machine::new(&kvm, 1).vcpus[0], &state)
+                .is_err(),
+            Err(_) => true,
+        };
+        assert!(refused, "{name}");
+    }
+}
