@@ -7,6 +7,8 @@ pub mod mmio;
 mod queue;
 #[cfg(test)]
 mod queue_tests;
+#[cfg(test)]
+mod race_tests;
 pub mod rng;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
