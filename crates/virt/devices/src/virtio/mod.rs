@@ -9,6 +9,8 @@ pub mod net;
 mod queue;
 #[cfg(test)]
 mod queue_tests;
+#[cfg(test)]
+mod race_tests;
 pub mod rng;
 mod segments;
 #[cfg(any(test, feature = "testing"))]

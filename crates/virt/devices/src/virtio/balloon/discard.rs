@@ -8,6 +8,9 @@ use vm_memory::{GuestAddress, GuestMemoryBackend as _, GuestMemoryRegion as _};
 
 use super::pages::{Range, whole_pages};
 
+/// Pages of a region on hugetlbfs: 2 MiB, the only size that guest memory is made of.
+const HUGE_PAGE_BYTES: u64 = 2 << 20;
+
 /// What came of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Discarded {
@@ -31,6 +34,13 @@ pub(super) fn discard(memory: &GuestRam, range: Range, host_page_bytes: u64) -> 
     if inside.is_none_or(|bytes| region.get_slice(start, bytes).is_err()) {
         return Discarded::NotMemory;
     }
+    let has = |flag: MapFlags| u32::try_from(region.get_mmap().flags()).is_ok_and(|flags| flags & flag.bits() != 0);
+    let (is_shared, is_huge) = (has(MapFlags::SHARED), has(MapFlags::HUGETLB));
+    let host_page_bytes = if is_huge || region.is_hugetlbfs() == Some(true) {
+        host_page_bytes.max(HUGE_PAGE_BYTES)
+    } else {
+        host_page_bytes
+    };
     // Regions begin at host pages, so that guest-physical alignment is the host's too; checked below by the kernel (EINVAL).
     let Some(whole) = whole_pages(range, host_page_bytes) else {
         return Discarded::Bytes(0);
@@ -44,8 +54,6 @@ pub(super) fn discard(memory: &GuestRam, range: Range, host_page_bytes: u64) -> 
     let Ok(slice) = region.get_slice(start, bytes) else {
         return Discarded::NotMemory;
     };
-    let shared = MapFlags::SHARED.bits();
-    let is_shared = u32::try_from(region.get_mmap().flags()).is_ok_and(|flags| flags & shared != 0);
     let advice = if is_shared {
         Advice::LinuxRemove
     } else {

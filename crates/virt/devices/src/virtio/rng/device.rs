@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::rand::{GetRandomFlags, getrandom};
+use serde::{Deserialize, Serialize};
 use vm_memory::{Address as _, Bytes as _};
 
+use super::allowance::Allowance;
 use super::metrics::RngMetrics;
 use crate::event::Event;
 use crate::guest_warn;
@@ -26,8 +28,9 @@ const MAX_TURN_BYTES: u64 = 256 * 1024;
 const MAX_TURN_REQUESTS: u32 = 256;
 /// Bytes taken from the source at a time.
 const PIECE_BYTES: usize = 4096;
-/// The token of the only source: more requests wait.
+/// Tokens of the sources: more requests wait; the allowance lets more through.
 const MORE: u32 = 0;
+const ALLOWANCE: u32 = 1;
 
 /// Where entropy comes from.
 pub trait Entropy: Send + std::fmt::Debug + 'static {
@@ -60,8 +63,16 @@ impl Entropy for HostEntropy {
 #[derive(Debug)]
 pub struct Rng {
     source: Box<dyn Entropy>,
+    allowance: Option<Box<dyn Allowance>>,
     more: Event,
     metrics: Arc<RngMetrics>,
+}
+
+/// What a snapshot must know.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RngState {
+    allowance: Option<serde_json::Value>,
 }
 
 impl Rng {
@@ -72,9 +83,17 @@ impl Rng {
     pub fn new(source: Box<dyn Entropy>) -> io::Result<Self> {
         Ok(Rng {
             source,
+            allowance: None,
             more: Event::new()?,
             metrics: Arc::default(),
         })
+    }
+
+    /// Limits what the guest gets in a time.
+    #[must_use]
+    pub fn with_allowance(mut self, allowance: Box<dyn Allowance>) -> Self {
+        self.allowance = Some(allowance);
+        self
     }
 
     /// What it counts.
@@ -96,6 +115,13 @@ impl Rng {
             let Some(chain) = queue.pop(&session.memory)? else {
                 return session.signal(0);
             };
+            if let Some(allowance) = &mut self.allowance
+                && !allowance.take(chain.writable_bytes().min(MAX_REQUEST_BYTES))
+            {
+                self.metrics.throttled.fetch_add(1, Ordering::Relaxed);
+                queue.undo_pop();
+                return session.signal(0);
+            }
             let filled = self.answer(session, &chain)?;
             given = given.saturating_add(u64::from(filled));
             if let Some(queue) = session.queues.get_mut(0) {
@@ -178,30 +204,49 @@ impl VirtioDevice for Rng {
 
     fn reset(&mut self) {
         self.more.take();
+        if let Some(allowance) = &mut self.allowance {
+            allowance.reset();
+        }
     }
 
     fn sources(&self) -> Vec<Source<'_>> {
-        vec![Source {
+        let more = Source {
             descriptor: self.more.as_fd(),
             token: MORE,
-        }]
+        };
+        let allowance = self.allowance.as_ref().map(|allowance| Source {
+            descriptor: allowance.descriptor(),
+            token: ALLOWANCE,
+        });
+        std::iter::once(more).chain(allowance).collect()
     }
 
     fn notified(&mut self, _queue: u16, session: &mut Session) -> Result<(), DeviceError> {
         self.serve(session)
     }
 
-    fn ready(&mut self, _token: u32, session: &mut Session) -> Result<(), DeviceError> {
-        self.more.take();
+    fn ready(&mut self, token: u32, session: &mut Session) -> Result<(), DeviceError> {
+        match &mut self.allowance {
+            Some(allowance) if token == ALLOWANCE => allowance.acknowledge(),
+            _ => drop(self.more.take()),
+        }
         self.serve(session)
     }
 
     fn save(&self) -> serde_json::Value {
-        serde_json::Value::Null
+        serde_json::json!(RngState {
+            allowance: self.allowance.as_ref().map(|allowance| allowance.save()),
+        })
     }
 
     fn restore(&mut self, state: serde_json::Value) -> Result<(), RestoreError> {
-        serde_json::from_value::<()>(state)?;
-        Ok(())
+        let state: RngState = serde_json::from_value(state)?;
+        match (&mut self.allowance, state.allowance) {
+            (Some(allowance), Some(state)) => allowance.restore(state),
+            (_, None) => Ok(()),
+            (None, Some(_)) => Err(RestoreError::Unfit {
+                what: "entropy: it had an allowance".to_owned(),
+            }),
+        }
     }
 }

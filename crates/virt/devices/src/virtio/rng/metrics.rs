@@ -11,6 +11,8 @@ pub struct RngMetrics {
     pub bytes: AtomicU64,
     /// Requests that asked for more than one request gets.
     pub capped: AtomicU64,
+    /// Times that a request had to wait for the allowance.
+    pub throttled: AtomicU64,
     /// Times that the host's source failed.
     pub host_failures: AtomicU64,
 }

@@ -1,12 +1,13 @@
 //! The entropy device with a driver, well-behaved and not.
 
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::atomic::Ordering;
 
-use super::device::Entropy;
-use super::{HostEntropy, Rng};
+use super::{Allowance, Entropy, HostEntropy, Rng};
+use crate::event::Event;
 use crate::virtio::testing::{Buffer, Harness};
-use crate::virtio::{DeviceError, Fault, VirtioDevice as _};
+use crate::virtio::{DeviceError, Fault, RestoreError, VirtioDevice as _};
 
 /// Gives one number, and counts.
 #[derive(Debug)]
@@ -120,4 +121,74 @@ fn a_saved_state_that_is_anything_is_refused() {
     let mut rng = Rng::new(Box::new(Constant)).unwrap();
     rng.restore(rng.save()).unwrap();
     rng.restore(serde_json::json!({"x": 1})).unwrap_err();
+}
+
+/// Allows so many bytes until it is acknowledged, then so many again.
+#[derive(Debug)]
+struct Purse {
+    left: u64,
+    again: Event,
+}
+
+impl Allowance for Purse {
+    fn take(&mut self, bytes: u64) -> bool {
+        let rest = self.left.checked_sub(bytes);
+        match rest {
+            Some(rest) => self.left = rest,
+            None => self.again.signal(),
+        }
+        rest.is_some()
+    }
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.again.as_fd()
+    }
+    fn acknowledge(&mut self) {
+        assert!(self.again.take());
+        self.left = 100;
+    }
+    fn reset(&mut self) {
+        self.again.take();
+    }
+    fn save(&self) -> serde_json::Value {
+        self.left.into()
+    }
+    fn restore(&mut self, state: serde_json::Value) -> Result<(), RestoreError> {
+        self.left = serde_json::from_value(state)?;
+        Ok(())
+    }
+}
+
+fn limited() -> Rng {
+    let purse = Purse {
+        left: 100,
+        again: Event::new().unwrap(),
+    };
+    Rng::new(Box::new(Constant)).unwrap().with_allowance(Box::new(purse))
+}
+
+#[test]
+fn an_allowance_makes_requests_wait_and_loses_none() {
+    let mut harness = Harness::new(limited(), 4 << 20);
+    for _ in 0..3 {
+        harness.submit(0, &[], &[60]);
+    }
+    for _ in 0..3 {
+        harness.notify(0).unwrap();
+        assert_eq!(harness.session.queues[0].in_flight(), 0);
+    }
+    assert_eq!(harness.queue(0).take_used().len(), 1);
+    let token = harness.device.sources()[1].token;
+    for _ in 0..2 {
+        harness.ready(token).unwrap();
+        assert_eq!(harness.queue(0).take_used().len(), 1);
+    }
+    assert_eq!(harness.device.metrics().throttled.load(Ordering::Relaxed), 4);
+    let mut restored = limited();
+    restored.restore(harness.device.save()).unwrap();
+    assert_eq!(restored.save(), serde_json::json!({"allowance": 40}));
+    Rng::new(Box::new(Constant))
+        .unwrap()
+        .restore(restored.save())
+        .unwrap_err();
+    restored.restore(Rng::new(Box::new(Constant)).unwrap().save()).unwrap();
 }
