@@ -1,28 +1,71 @@
-//! An entry point for fuzzers: not part of the interface.
+//! Entry points for fuzzers: not part of the interface.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::connector::Connector;
 use super::deadlines::Timeouts;
+use super::device::Vsock;
 use super::metrics::Metrics;
 use super::muxer::{MOST_CONNECTIONS, MOST_RESETS, Muxer};
 use super::packet::{HEADER_BYTES, Header};
 
 /// Connects some ports, and keeps the other ends.
-#[derive(Debug, Default)]
-struct Pairs(Vec<UnixStream>);
+#[derive(Debug, Default, Clone)]
+struct Pairs(Arc<Mutex<Vec<UnixStream>>>);
 
 impl Connector for Pairs {
     fn connect(&mut self, port: u32) -> std::io::Result<OwnedFd> {
-        if port % 4 == 3 || self.0.len() >= 64 {
+        let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if port % 4 == 3 || ends.len() >= 64 {
             return Err(std::io::ErrorKind::ConnectionRefused.into());
         }
         let (ours, theirs) = UnixStream::pair()?;
         theirs.set_nonblocking(true)?;
-        self.0.push(theirs);
+        ends.push(theirs);
         Ok(ours.into())
     }
+}
+
+/// What is outside of a device made by [`device`].
+#[derive(Debug)]
+pub struct Outside {
+    listener: UnixListener,
+    connected: Pairs,
+}
+
+impl Outside {
+    /// Connects to the device's socket.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn connect(&self) -> std::io::Result<UnixStream> {
+        let stream = UnixStream::connect_addr(&self.listener.local_addr()?)?;
+        stream.set_nonblocking(true)?;
+        Ok(stream)
+    }
+
+    /// The other ends of what the guest has connected to since the last call.
+    #[must_use]
+    pub fn take_connected(&self) -> Vec<UnixStream> {
+        std::mem::take(&mut *self.connected.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A device for the guest 3, without any path.
+///
+/// # Errors
+/// What the system says.
+pub fn device() -> std::io::Result<(Vsock, Outside)> {
+    let outside = Outside {
+        listener: unnamed_listener()?,
+        connected: Pairs::default(),
+    };
+    let listener = outside.listener.try_clone()?.into();
+    let connector = Box::new(outside.connected.clone());
+    let device = Vsock::new("vsock", 3, listener, connector, Timeouts::default()).map_err(std::io::Error::other)?;
+    Ok((device, outside))
 }
 
 /// Feeds a muxer with packets: each is a byte that says what the guest does with its buffers and how much data follows, a header,
