@@ -28,7 +28,10 @@ const READ_BYTES: usize = 8 * 1024;
 /// How long the rest of a refused request is thrown away.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// Most bytes of it.
+/// Time for a first request before a connection may be ended in favour of another.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
+
+/// Most bytes that are thrown away.
 const DRAIN_BYTES: usize = 1 << 20;
 
 /// What a connection does.
@@ -69,6 +72,7 @@ pub(crate) struct Connection {
     has_ended: bool,
     is_last: bool,
     has_continued: bool,
+    has_been_answered: bool,
     drained: usize,
 }
 
@@ -86,6 +90,7 @@ impl Connection {
             has_ended: false,
             is_last: false,
             has_continued: false,
+            has_been_answered: false,
             drained: 0,
         }
     }
@@ -110,9 +115,11 @@ impl Connection {
         self.phase == Phase::Gone
     }
 
-    /// Since when it has been idle, if it is.
-    pub(crate) fn idle_since(&self) -> Option<Instant> {
-        (self.phase == Phase::Idle).then_some(self.since)
+    /// Since when it has been idle, if it may be ended for that: at once after an answer, but one that has just connected has a moment for its
+    /// first request.
+    pub(crate) fn idle_since(&self, now: Instant) -> Option<Instant> {
+        let may_end = self.has_been_answered || now.saturating_duration_since(self.since) >= FIRST_REQUEST;
+        (self.phase == Phase::Idle && may_end).then_some(self.since)
     }
 
     /// Forgets it.
@@ -189,6 +196,7 @@ impl Connection {
     /// Answers the request that [`Self::next_request`] gave.
     pub(crate) fn answer(&mut self, rendered: &Rendered, notes: Notes, now: Instant, limits: &Limits) {
         self.is_last |= !notes.keeps_alive;
+        self.has_been_answered = true;
         response::write(&mut self.output, rendered, notes);
         self.enter(Phase::Writing, now.checked_add(limits.write_timeout), now);
         self.write(now, limits);

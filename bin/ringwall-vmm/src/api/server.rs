@@ -24,9 +24,6 @@ const ACCEPTS_PER_TURN: usize = 16;
 /// How long nobody is taken after that failed: there may be no descriptors left, and the socket stays readable.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A client that has been idle for so long makes place for a new one.
-const IDLE_BEFORE_EVICTION: Duration = Duration::from_secs(1);
-
 /// Bounds of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -314,15 +311,14 @@ impl Server {
         );
     }
 
-    /// Ends the connection that has been idle longest, if that is long enough (RFC 9112 §9.5: either side may, at any time).
+    /// Ends the connection that has been idle longest (RFC 9112 §9.5: either side may, at any time). Some clients keep one for each path that
+    /// they ever asked for, which soon are more than there are places.
     fn evict_idle(&mut self, now: Instant) {
         let idle = self
             .connections
             .iter_mut()
-            .filter_map(|connection| Some((connection.idle_since()?, connection)));
-        if let Some((since, connection)) = idle.min_by_key(|(since, _)| *since)
-            && now.saturating_duration_since(since) >= IDLE_BEFORE_EVICTION
-        {
+            .filter_map(|connection| Some((connection.idle_since(now)?, connection)));
+        if let Some((_, connection)) = idle.min_by_key(|(since, _)| *since) {
             connection.abandon();
             self.connections.retain(|connection| !connection.is_gone());
         }

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::TryRecvError;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -27,7 +28,14 @@ impl Fake {
 
     /// A VMM that takes `pause` to pause a machine.
     pub(crate) fn with(limits: Limits, pause: Duration) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        // Some clients write the socket's path into a URL's host, which is lower case for them.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "ringwall-api-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
+        let directory = tempfile::Builder::new().prefix(&name).rand_bytes(0).tempdir().unwrap();
         let listener = Listener::bind(&directory.path().join("api.sock")).unwrap();
         let wake = EventFd::new(0).unwrap();
         let (link, requests) = Link::new(wake.try_clone().unwrap());

@@ -140,11 +140,21 @@ fn an_eleventh_client_is_told_so() {
         client.send(b"\r\n");
         assert_eq!(client.reply().unwrap().status, 200);
     }
-    // Now all ten are idle; after a second the one that has been idle longest makes place.
-    std::thread::sleep(Duration::from_millis(1200));
+    // Now all ten are idle; the one that has been so longest makes place.
     assert_eq!(fake.ask("GET", "/", "").status, 200);
     assert!(busy.first_mut().unwrap().is_closed());
     assert_eq!(busy.last_mut().unwrap().ask("GET", "/", "").status, 200);
+}
+
+#[test]
+fn a_client_that_says_nothing_has_a_moment() {
+    let fake = Fake::start();
+    let mut silent: Vec<Client> = (0..10).map(|_| fake.client()).collect();
+    assert_eq!(fake.ask("GET", "/", "").status, 503);
+    std::thread::sleep(Duration::from_millis(1200));
+    assert_eq!(fake.ask("GET", "/", "").status, 200);
+    assert!(silent.first_mut().unwrap().is_closed());
+    assert_eq!(silent.last_mut().unwrap().ask("GET", "/", "").status, 200);
 }
 
 #[test]
