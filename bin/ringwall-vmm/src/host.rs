@@ -19,7 +19,7 @@ use ringwall_vmm_proto::{
     LoadSnapshot, MemoryBackend, Resources, SnapshotKind,
 };
 
-use crate::console;
+use crate::{changes, console};
 
 /// How a VM ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,7 +123,28 @@ impl Host {
             }
             Command::Pause => self.machine()?.pause().map_err(|error| fault(&error))?,
             Command::Resume => self.machine()?.resume().map_err(|error| fault(&error))?,
-            other => {
+            Command::SendCtrlAltDel => {
+                changes::control_alt_delete(self.machine()?).map_err(|error| fault(&error))?;
+            }
+            Command::UpdateDrive(update) => {
+                let drives = &self.controller.resources().drives;
+                let known = drives.iter().find(|drive| drive.drive_id == update.drive_id).cloned();
+                let known = known.ok_or_else(no_machine)?;
+                changes::drive(self.machine()?, &known, update).map_err(|error| fault(&error))?;
+            }
+            Command::UpdateBalloon(update) => {
+                changes::balloon(self.machine()?, *update).map_err(|error| fault(&error))?;
+            }
+            Command::UpdateBalloonStatistics(update) => {
+                changes::balloon_interval(self.machine()?, *update).map_err(|error| fault(&error))?;
+            }
+            Command::ReadBalloonStatistics => {
+                return changes::balloon_statistics(self.machine()?).map_err(|error| fault(&error));
+            }
+            other @ (Command::UpdateNetworkInterface(_)
+            | Command::FlushMetrics
+            | Command::SetLogger(_)
+            | Command::SetMetrics(_)) => {
                 return Err(Fault::bad_request(&format_args!("{other:?} is not done by this VMM")));
             }
         }

@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod args;
+mod changes;
 mod confine;
 mod console;
 mod host;
