@@ -144,24 +144,35 @@ impl Machine {
     }
 }
 
-/// All state but what time changes: counters, and what hangs on them.
-pub(crate) fn comparable(saved: &Saved) -> Vec<Value> {
-    let mut all: Vec<Value> = saved
-        .vcpus
-        .iter()
-        .chain([&saved.platform])
-        .map(|text| serde_json::from_str(text).unwrap())
-        .collect();
-    for state in &mut all {
-        let state = state.as_object_mut().unwrap();
-        state.remove("clock");
-        for (list, times) in [("msrs", TIMES_X86_64), ("registers", TIMES_AARCH64)] {
-            if let Some(Value::Array(values)) = state.get_mut(list) {
-                values.retain(|value| !times.contains(&value[0].as_u64().unwrap()));
+/// In which parts two snapshots differ, but for what time changes: counters, and what hangs on them.
+pub(crate) fn differences(left: &Saved, right: &Saved) -> Vec<String> {
+    let parts = |saved: &Saved| -> Vec<Value> {
+        let texts = saved.vcpus.iter().chain([&saved.platform]);
+        texts
+            .map(|text| serde_json::from_str(text).unwrap())
+            .map(without_time)
+            .collect()
+    };
+    let mut differences = Vec::new();
+    for (index, (left, right)) in parts(left).into_iter().zip(parts(right)).enumerate() {
+        for (name, value) in left.as_object().unwrap() {
+            if *value != right[name] {
+                differences.push(format!("{index} {name}: {value} / {}", right[name]));
             }
         }
     }
-    all
+    differences
+}
+
+fn without_time(mut state: Value) -> Value {
+    let all = state.as_object_mut().unwrap();
+    all.remove("clock");
+    for (list, times) in [("msrs", TIMES_X86_64), ("registers", TIMES_AARCH64)] {
+        if let Some(Value::Array(values)) = all.get_mut(list) {
+            values.retain(|value| !times.contains(&value[0].as_u64().unwrap()));
+        }
+    }
+    state
 }
 
 /// `IA32_TIME_STAMP_COUNTER`.

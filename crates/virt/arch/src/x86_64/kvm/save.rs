@@ -54,7 +54,11 @@ impl Platform {
             chip.chip_id = id;
             vm.get_irqchip(chip).map_err(platform::refused("KVM_GET_IRQCHIP"))?;
         }
-        let pit = vm.get_pit2().map_err(platform::refused("KVM_GET_PIT2"))?;
+        let mut pit = vm.get_pit2().map_err(platform::refused("KVM_GET_PIT2"))?;
+        // When the host's clock started a count: KVM starts it anew on restoring, and it is nobody's business.
+        for channel in &mut pit.channels {
+            channel.count_load_time = 0;
+        }
         let mut clock = vm.get_clock().map_err(platform::refused("KVM_GET_CLOCK"))?;
         // KVM tells by flags how it knows the time; only some may be given back to it, and time does not go on while saved.
         clock.flags = 0;
