@@ -29,7 +29,7 @@ pub trait Interrupt: Debug + Send + Sync {
 /// A wired line by irqfd: writing the descriptor is a pulse, which is an edge at the interrupt controller.
 ///
 /// The VMM hands the descriptor to `KVM_IRQFD`. Order does not matter: KVM looks at the counter when it takes the descriptor, so a
-/// pulse from before is not lost.
+/// pulse from before is not lost. It may interrupt a moment later, from a worker of the kernel's.
 #[derive(Debug)]
 pub struct InterruptLine {
     event: EventFd,

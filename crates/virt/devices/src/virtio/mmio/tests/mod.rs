@@ -1,6 +1,8 @@
 //! The transport with a driver that keeps the rules, and with accesses that don't.
 
 mod hostile;
+#[cfg(target_arch = "x86_64")]
+mod kvm;
 mod snapshot;
 
 use std::io;
