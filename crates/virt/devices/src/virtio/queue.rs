@@ -30,6 +30,8 @@ const USED_META_BYTES: usize = 6;
 const USED_ELEMENT_BYTES: usize = 8;
 /// `VIRTQ_AVAIL_F_NO_INTERRUPT` (§2.7.6): the driver polls.
 const NO_INTERRUPT: u16 = 1;
+/// Offset of the elements in the used ring: after flags and index (§2.7.8).
+const USED_ELEMENTS: u64 = 4;
 
 /// One queue of an active device.
 #[derive(Debug)]
@@ -188,6 +190,32 @@ impl VirtQueue {
         self.queue
             .enable_notification(memory)
             .map_err(|_| self.fault(ChainError::BadRings))
+    }
+
+    /// Gives several chains back so that the driver sees all of them or none: one frame of a network may fill several (VIRTIO 1.2
+    /// §5.1.6.4). Interrupt the guest afterwards, whether it asked or not: only the last one is counted for the event index.
+    ///
+    /// # Errors
+    /// A malformed ring.
+    pub fn add_used_together(&mut self, memory: &GuestRam, chains: &[(u16, u32)]) -> Result<(), Fault> {
+        let Some(((last, last_written), before)) = chains.split_last() else {
+            return Ok(());
+        };
+        let size = self.queue.size();
+        let mut next = self.queue.next_used();
+        for (head, written) in before {
+            let slot = next.checked_rem(size).map(u64::from).unwrap_or(0);
+            let place = self.queue.used_ring().checked_add(USED_ELEMENTS + 8 * slot);
+            // `struct virtq_used_elem`: two numbers of 32 bits.
+            let element = u64::from(*head) | u64::from(*written) << 32;
+            place
+                .and_then(|place| memory.write_obj(element.to_le(), GuestAddress(place)).ok())
+                .ok_or_else(|| self.fault(ChainError::BadRings))?;
+            next = next.wrapping_add(1);
+        }
+        // The index is written once, with the last element.
+        self.queue.set_next_used(next);
+        self.add_used(memory, *last, *last_written)
     }
 
     /// Asks the driver not to notify until [`VirtQueue::enable_notification`].

@@ -98,13 +98,6 @@ impl GuestBuffers {
         }
     }
 
-    /// Whether all parts begin and end at multiples of `bytes`, a power of two, in the host's memory.
-    pub(super) fn are_aligned_to(&self, bytes: usize) -> bool {
-        let fits =
-            |vector: &libc::iovec| vector.iov_base.addr() % bytes.max(1) == 0 && vector.iov_len % bytes.max(1) == 0;
-        self.rest().iter().all(fits)
-    }
-
     /// Fills the buffers from a file.
     ///
     /// # Errors

@@ -76,11 +76,9 @@ impl Disk {
             _ => return Err(OpenDiskError::ReadOnly),
         }
         // The flag belongs to the open file, which the VMM has opened for this disk alone.
-        rustix::fs::fcntl_setfl(
-            &file,
-            flags - OFlags::DIRECT | if is_direct { OFlags::DIRECT } else { OFlags::empty() },
-        )
-        .map_err(|error| OpenDiskError::Direct(error.into()))?;
+        let direct = if is_direct { OFlags::DIRECT } else { OFlags::empty() };
+        rustix::fs::fcntl_setfl(&file, flags.difference(OFlags::DIRECT) | direct)
+            .map_err(|error| OpenDiskError::Direct(error.into()))?;
         // A block device's metadata has no length.
         let bytes = rustix::fs::seek(&file, SeekFrom::End(0)).map_err(|error| OpenDiskError::File(error.into()))?;
         let block_bytes = if is_direct { DIRECT_BLOCK_BYTES } else { 512 };
