@@ -20,31 +20,45 @@ fn binary() -> Option<PathBuf> {
 }
 
 /// Installs a client and runs it with the binary; its output is shown, with a line for each check.
-fn run(name: &str, program: &str, script: &str) {
+fn run(name: &str, script: &str) {
     let Some(binary) = binary() else { return };
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/firecracker").join(script);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("clients/firecracker")
+        .join(script);
     let client = || {
-        let mut command = Command::new(program);
-        command.arg(&script);
+        let mut command = Command::new("python3");
+        command.arg("-B").arg(&script);
         command
     };
     match client().arg("--prepare").output() {
         Ok(output) if output.status.success() => {}
         Ok(output) => {
             let why = String::from_utf8_lossy(&output.stderr).into_owned();
-            println!("SKIPPED: {name} can't be installed: {}", why.lines().last().unwrap_or("no reason given"));
+            println!(
+                "SKIPPED: {name} can't be installed: {}",
+                why.lines().last().unwrap_or("no reason given")
+            );
             return;
         }
         Err(error) => {
-            println!("SKIPPED: {name} needs {program}: {error}");
+            println!("SKIPPED: {name} needs python3: {error}");
             return;
         }
     }
-    let status = client().arg("--binary").arg(binary).status().expect("it starts as it did before");
+    let status = client()
+        .arg("--binary")
+        .arg(binary)
+        .status()
+        .expect("it starts as it did before");
     assert!(status.success(), "checks failed, see above");
 }
 
 #[test]
 fn firecracker_python_drives_a_life() {
-    run("firecracker-python", "python3", "python_client.py");
+    run("firecracker-python", "python_client.py");
+}
+
+#[test]
+fn firecracker_rs_sdk_drives_a_life() {
+    run("firecracker-rs-sdk", "rust_client.py");
 }

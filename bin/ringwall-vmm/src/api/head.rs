@@ -84,8 +84,9 @@ pub(crate) fn read(bytes: &[u8], max_body_bytes: usize) -> Result<Option<Head>, 
         target: request.path.unwrap_or_default().to_owned(),
         body_bytes: 0,
         expects_continue: false,
-        // RFC 9112 §9.3: the default of 1.1, not of 1.0.
-        keeps_alive: request.version == Some(1),
+        // RFC 9112 §9.3 has it for 1.1 only. But Firecracker keeps connections of 1.0 too, and clients rely on it: firecracker-rs-sdk
+        // speaks 1.0 and sends all its requests on one connection.
+        keeps_alive: true,
         head_bytes,
     };
     let mut length = None;
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_are_kept_as_version_and_client_say() {
+    fn connections_are_kept_unless_the_client_says_otherwise() {
         let keeps = |version: &str, field: &str| {
             head(&format!("GET / HTTP/{version}\r\n{field}\r\n"))
                 .unwrap()
@@ -175,7 +176,8 @@ mod tests {
                 .keeps_alive
         };
         assert!(keeps("1.1", ""));
-        assert!(!keeps("1.0", ""));
+        assert!(keeps("1.0", ""));
+        assert!(!keeps("1.0", "Connection: close\r\n"));
         assert!(!keeps("1.1", "Connection: foo, Close\r\n"));
         assert!(keeps("1.0", "connection: Keep-Alive\r\n"));
     }

@@ -10,12 +10,14 @@ use std::process::Command;
 
 use crate::fake::Fake;
 
-#[test]
-fn firecracker_python_drives_a_life() {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/e2e/clients/firecracker/python_client.py");
+/// Installs a client and runs it; its output is shown, with a line for each check.
+fn run(script: &str) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/e2e/clients/firecracker")
+        .join(script);
     let python = || {
         let mut command = Command::new("python3");
-        command.arg(&script);
+        command.arg("-B").arg(&script);
         command
     };
     match python().arg("--prepare").output() {
@@ -37,4 +39,14 @@ fn firecracker_python_drives_a_life() {
         .arg(second.path())
         .status();
     assert!(status.unwrap().success(), "checks failed, see above");
+}
+
+#[test]
+fn firecracker_python_drives_a_life() {
+    run("python_client.py");
+}
+
+#[test]
+fn firecracker_rs_sdk_drives_a_life() {
+    run("rust_client.py");
 }
