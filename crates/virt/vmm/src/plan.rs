@@ -7,9 +7,10 @@ use std::path::Path;
 use ringwall_devices::rate_limiter::{BucketSpec, RateLimiterSpec};
 use ringwall_devices::virtio::balloon::{Balloon, BalloonOptions};
 use ringwall_devices::virtio::block::{Block, BlockOptions, CacheType, Engine, EngineChoice, MakeBlockError};
+use ringwall_devices::virtio::net::{MacAddress, MakeNetError, Net, NetOptions, OpenTapError, Tap};
 use ringwall_devices::virtio::rng::{HostEntropy, Rng};
 use ringwall_devices::virtio::vsock::{self, PathConnector, Vsock};
-use ringwall_vmm_proto::{Drive, IoEngine, RateLimiter, Resources, TokenBucket};
+use ringwall_vmm_proto::{Drive, IoEngine, NetworkInterface, RateLimiter, Resources, TokenBucket};
 use thiserror::Error;
 
 use crate::machine::Planned;
@@ -59,6 +60,24 @@ pub enum PlanError {
         #[source]
         source: MakeBlockError,
     },
+    /// A tap device.
+    #[error("no tap device for the network interface {id}")]
+    Tap {
+        /// Which interface.
+        id: String,
+        /// Why not.
+        #[source]
+        source: OpenTapError,
+    },
+    /// A network interface.
+    #[error("no network interface {id}")]
+    Network {
+        /// Which.
+        id: String,
+        /// Why not.
+        #[source]
+        source: MakeNetError,
+    },
     /// The balloon.
     #[error("no balloon")]
     Balloon(#[source] io::Error),
@@ -79,6 +98,9 @@ pub fn devices(resources: &Resources) -> Result<Vec<Planned>, PlanError> {
             id,
             device: Box::new(device),
         });
+    }
+    for interface in &resources.interfaces {
+        planned.push(network(interface)?);
     }
     if let Some(config) = &resources.vsock {
         let path = config.uds_path.as_str();
@@ -116,6 +138,28 @@ pub fn devices(resources: &Resources) -> Result<Vec<Planned>, PlanError> {
         });
     }
     Ok(planned)
+}
+
+fn network(interface: &NetworkInterface) -> Result<Planned, PlanError> {
+    let id = interface.iface_id.to_string();
+    let tap = Tap::open(interface.host_dev_name.as_str()).map_err(|source| PlanError::Tap {
+        id: id.clone(),
+        source,
+    })?;
+    let options = NetOptions {
+        mac: interface.guest_mac.map(|mac| MacAddress(mac.bytes())),
+        mtu: interface.mtu.map(|mtu| mtu.get()),
+        receive_limiter: interface.rx_rate_limiter.as_ref().map(limits).unwrap_or_default(),
+        transmit_limiter: interface.tx_rate_limiter.as_ref().map(limits).unwrap_or_default(),
+    };
+    let device = Net::new(&id, Box::new(tap), options).map_err(|source| PlanError::Network {
+        id: id.clone(),
+        source,
+    })?;
+    Ok(Planned {
+        id,
+        device: Box::new(device),
+    })
 }
 
 fn block_options(drive: &Drive) -> BlockOptions {
