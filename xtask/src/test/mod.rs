@@ -20,6 +20,8 @@ use stage::{Runner, StageOutcome};
 const TESTBED_TIMEOUT_S: u64 = 900;
 /// The environment variable by which the end-to-end tests find the binary.
 const BINARY_VARIABLE: &str = "RINGWALL_BIN";
+/// The virtual machine monitor.
+const VMM_VARIABLE: &str = "RINGWALL_VMM_BIN";
 /// The attempts' executable, which they start inside.
 const ATTEMPTS_VARIABLE: &str = "RINGWALL_ATTEMPTS_BIN";
 
@@ -105,7 +107,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<bool, TestError> {
 fn release_stages(runner: &mut Runner, workspace: &Workspace) -> Result<(), TestError> {
     let is_built = runner.command(
         "release build",
-        with(cargo(), "build --release -p ringwall -p ringwall-attempts"),
+        with(cargo(), "build --release -p ringwall -p ringwall-attempts -p ringwall-vmm-bin"),
     );
     if !is_built {
         runner.call("e2e", || StageOutcome::broken("the release build failed"));
@@ -120,6 +122,7 @@ fn release_stages(runner: &mut Runner, workspace: &Workspace) -> Result<(), Test
     let binaries = [
         (BINARY_VARIABLE, workspace.release_binary("ringwall")?),
         (ATTEMPTS_VARIABLE, workspace.release_binary("ringwall-attempts")?),
+        (VMM_VARIABLE, workspace.release_binary("ringwall-vmm")?),
     ];
     let e2e = || {
         let mut e2e = with(cargo(), "test -p ringwall-e2e --no-fail-fast -- --nocapture");
