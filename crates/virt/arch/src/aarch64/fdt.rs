@@ -252,3 +252,6 @@ fn devices(fdt: &mut FdtWriter, board: &Board<'_>) -> Written {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

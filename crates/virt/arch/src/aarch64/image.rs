@@ -161,3 +161,6 @@ fn fill(from: &mut impl Read, chunk: &mut [u8]) -> Result<usize, LoadKernelError
     }
     Ok(filled)
 }
+
+#[cfg(test)]
+mod tests;

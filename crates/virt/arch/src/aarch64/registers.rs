@@ -51,6 +51,18 @@ pub(crate) fn feature_register(id: u64) -> Option<String> {
         .then(|| format!("register 3.0.0.{crm}.{op2}"))
 }
 
+/// Registers of the performance monitor by which bits are cleared: PMINTENCLR_EL1, PMCNTENCLR_EL0, PMOVSCLR_EL0.
+///
+/// They read like their counterparts that set bits. What a write does has changed from kernel to kernel: to store the value, or to
+/// clear its bits, as a guest's write does. In the latter case the saved value must not be written after the counterpart's, or it undoes
+/// that. Writing all ones to these first, and then only the counterparts, is right for every kernel.
+pub(crate) const CLEARING: [u64; 3] = [system(3, 0, 9, 14, 2), system(3, 3, 9, 12, 2), system(3, 3, 9, 12, 3)];
+
+/// A system register's number in KVM's interface, by its encoding.
+const fn system(op0: u64, op1: u64, crn: u64, crm: u64, op2: u64) -> u64 {
+    REG_ARM64 | REG_SIZE_U64 | REG_SYSTEM | op0 << 14 | op1 << 11 | crn << 7 | crm << 3 | op2
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,6 +95,14 @@ mod tests {
         assert_eq!(feature_register(0x6030_0000_0013_c005), None, "MPIDR_EL1");
         assert_eq!(feature_register(0x6030_0000_0013_c080), None, "SCTLR_EL1");
         assert_eq!(feature_register(0x6030_0000_0010_0042), None, "PSTATE");
+    }
+
+    #[test]
+    fn registers_that_clear_are_known_by_their_encoding() {
+        assert_eq!(
+            CLEARING,
+            [0x6030_0000_0013_c4f2, 0x6030_0000_0013_dce2, 0x6030_0000_0013_dce3]
+        );
     }
 
     #[test]

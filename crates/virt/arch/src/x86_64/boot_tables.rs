@@ -126,3 +126,6 @@ pub(crate) fn write(ram: &GuestRam, table: &'static str, address: u64, bytes: &[
     ram.write_slice(bytes, GuestAddress(address))
         .map_err(|source| BootTablesError::NoRam { table, address, source })
 }
+
+#[cfg(test)]
+mod tests;

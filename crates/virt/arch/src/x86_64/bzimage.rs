@@ -126,3 +126,6 @@ fn header(head: &[u8; SETUP_HEADER_END]) -> Vec<u8> {
         .unwrap_or_default()
         .to_vec()
 }
+
+#[cfg(test)]
+mod tests;

@@ -202,3 +202,6 @@ fn find_pvh_note(mut notes: &[u8], align: usize) -> Option<u64> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests;

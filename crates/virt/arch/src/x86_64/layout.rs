@@ -26,7 +26,7 @@ pub(crate) const LOW_MEMORY_END: u64 = 0x9_f000;
 /// The global descriptor table.
 pub(crate) const GDT: u64 = 0x500;
 /// An empty interrupt descriptor table.
-pub(crate) const IDT: u64 = 0x520;
+pub(crate) const IDT: u64 = 0x540;
 /// `struct hvm_start_info`.
 pub(crate) const PVH_START_INFO: u64 = 0x6000;
 /// `struct hvm_modlist_entry`, one: the initrd.

@@ -156,12 +156,33 @@ pub(crate) fn differences(left: &Saved, right: &Saved) -> Vec<String> {
     let mut differences = Vec::new();
     for (index, (left, right)) in parts(left).into_iter().zip(parts(right)).enumerate() {
         for (name, value) in left.as_object().unwrap() {
-            if *value != right[name] {
-                differences.push(format!("{index} {name}: {value} / {}", right[name]));
-            }
+            compare(&format!("{index} {name}"), value, &right[name], &mut differences);
         }
     }
     differences
+}
+
+/// Looks for the smallest parts that differ.
+fn compare(name: &str, left: &Value, right: &Value, differences: &mut Vec<String>) {
+    match (left, right) {
+        (Value::Array(lefts), Value::Array(rights)) if lefts.len() == rights.len() && lefts.len() > 2 => {
+            for (index, (left, right)) in lefts.iter().zip(rights).enumerate() {
+                compare(&format!("{name}[{index}]"), left, right, differences);
+            }
+        }
+        (Value::Object(lefts), Value::Object(rights)) => {
+            for (key, left) in lefts {
+                compare(
+                    &format!("{name}.{key}"),
+                    left,
+                    rights.get(key).unwrap_or(&Value::Null),
+                    differences,
+                );
+            }
+        }
+        _ if left != right => differences.push(format!("{name}: {left} / {right}")),
+        _ => {}
+    }
 }
 
 fn without_time(mut state: Value) -> Value {

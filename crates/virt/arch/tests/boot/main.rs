@@ -86,7 +86,6 @@ fn a_snapshot_fits_its_own_host() {
     let Some(kvm) = kvm("fingerprint") else { return };
     let here = native::fingerprint(&kvm).unwrap();
     let text = serde_json::to_string(&here).unwrap();
-    println!("{text}");
     assert_eq!(here.fits(&serde_json::from_str(&text).unwrap()), Ok(()));
     assert_eq!(here.architecture(), ringwall_arch::Architecture::NATIVE);
 }

@@ -51,7 +51,10 @@ pub(super) fn restore(its: &DeviceFd, state: &ItsState) -> Result<(), PlatformEr
     }
     let write = |offset, value| set_u64(its, KVM_DEV_ARM_VGIC_GRP_ITS_REGS, offset, value).map_err(refused(REGISTERS));
     for (offset, value) in ITS.into_iter().zip(values) {
-        write(offset, *value)?;
+        // A register that the guest never set reads as it does here already. Writing it would set attributes of memory in it.
+        if get_u64(its, KVM_DEV_ARM_VGIC_GRP_ITS_REGS, offset).map_err(refused(REGISTERS))? != *value {
+            write(offset, *value)?;
+        }
     }
     command(its, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_ITS_RESTORE_TABLES.into())
         .map_err(refused("restoring the ITS's tables"))?;

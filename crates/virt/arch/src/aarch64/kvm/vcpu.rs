@@ -18,6 +18,7 @@ use crate::aarch64::boot_tables::BootInfo;
 use crate::aarch64::fdt::PERFORMANCE_MONITOR_PPI;
 use crate::aarch64::kvm::platform::{Platform, PlatformError, refused as platform_refused};
 use crate::aarch64::kvm::state::{MAX_REGISTER_BYTES, MAX_REGISTERS, VcpuState};
+use crate::aarch64::registers::CLEARING;
 use crate::state::{Hex, List};
 
 /// `EINVAL`: the host has no such feature.
@@ -237,7 +238,15 @@ impl Platform {
     /// # Errors
     /// KVM refuses a value: the state is of another host, or forged.
     pub fn restore_vcpu(&self, vcpu: &VcpuFd, state: &VcpuState) -> Result<(), VcpuError> {
-        for (id, value) in state.registers.as_slice() {
+        let registers = state.registers.as_slice();
+        for id in CLEARING
+            .into_iter()
+            .filter(|id| registers.iter().any(|(saved, _)| saved == id))
+        {
+            vcpu.set_one_reg(id, &u64::MAX.to_le_bytes())
+                .map_err(|source| VcpuError::RegisterRefused { id, source })?;
+        }
+        for (id, value) in registers.iter().filter(|(id, _)| !CLEARING.contains(id)) {
             let (id, value) = (*id, value.as_slice());
             if value.len() != register_bytes(id) {
                 return Err(VcpuError::RegisterBytes { id, bytes: value.len() });
