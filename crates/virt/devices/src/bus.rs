@@ -186,6 +186,21 @@ impl Bus {
         false
     }
 
+    /// Reads for one of x86's string instructions (`rep ins`): the same port again and again, `width` bytes each time. KVM hands all of
+    /// them over at once (`kvm_run.io`: `size` is the width, `count` how often).
+    pub fn read_each(&self, address: u64, width: usize, data: &mut [u8]) {
+        for element in data.chunks_mut(width.max(1)) {
+            self.read(address, element);
+        }
+    }
+
+    /// Writes for one of x86's string instructions (`rep outs`); see [`Bus::read_each`].
+    pub fn write_each(&self, address: u64, width: usize, data: &[u8]) {
+        for element in data.chunks(width.max(1)) {
+            self.write(address, element);
+        }
+    }
+
     /// How many accesses no device answered.
     #[must_use]
     pub fn unclaimed(&self) -> u64 {
@@ -261,6 +276,30 @@ mod tests {
             accesses += 2;
         }
         assert_eq!(bus.unclaimed(), accesses);
+    }
+
+    #[test]
+    fn a_string_instruction_is_so_many_accesses() {
+        let mut bus = Bus::new();
+        let device = numbered(7, 4);
+        bus.insert(0x3f8, 4, device.clone()).unwrap();
+        bus.write_each(0x3f8, 1, b"hello, world");
+        bus.write_each(0x3f8, 2, b"abcde");
+        bus.write_each(0x3f8, 0, b"x");
+        let written = device.lock().unwrap().written.clone();
+        let all: Vec<u8> = written
+            .iter()
+            .flat_map(|(offset, data)| {
+                assert_eq!(*offset, 0);
+                data.clone()
+            })
+            .collect();
+        assert_eq!((written.len(), all), (12 + 3 + 1, b"hello, worldabcdex".to_vec()));
+        let mut data = [0; 5000];
+        bus.read_each(0x3fb, 1, &mut data);
+        assert_eq!(data, [7; 5000]);
+        bus.read_each(0x3fb, 2, &mut data);
+        assert_eq!(data[..4999], [0xff; 4999]);
     }
 
     #[test]

@@ -267,6 +267,11 @@ impl MmioTransport {
     /// # Errors
     /// See [`RestoreError`]. The transport must then be thrown away.
     pub fn restore(&mut self, state: MmioState) -> Result<(), RestoreError> {
+        if self.status != 0 || self.session.is_some() {
+            return Err(RestoreError::Unfit {
+                what: format!("{} is in use already", self.device.name()),
+            });
+        }
         state.check(self.device.id(), self.queues.len(), self.offered_features())?;
         let sizes = self.device.queue_sizes().to_vec();
         let records = state.queues.iter().zip(sizes).enumerate();

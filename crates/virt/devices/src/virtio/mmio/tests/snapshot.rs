@@ -110,6 +110,7 @@ fn a_saved_state_that_does_not_fit_is_refused() {
         let error = fresh.transport.lock().unwrap().restore(state).unwrap_err();
         assert_eq!(error.to_string(), format!("the saved state does not fit: {expected}"));
     }
+    let again = good.clone();
     let mut state = good.clone();
     state.device = serde_json::json!(7);
     let error = Rig::with(rig.memory.clone(), false)
@@ -128,5 +129,10 @@ fn a_saved_state_that_does_not_fit_is_refused() {
     assert_eq!(
         error.to_string(),
         "the saved state does not fit: counter can't be activated"
+    );
+    let used = rig.transport.lock().unwrap().restore(again).unwrap_err();
+    assert_eq!(
+        used.to_string(),
+        "the saved state does not fit: counter is in use already"
     );
 }
