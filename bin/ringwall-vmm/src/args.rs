@@ -121,6 +121,10 @@ pub struct Args {
     /// Print the version of a snapshot's state file, and exit.
     #[arg(long, value_name = "FILE", conflicts_with = "snapshot_version")]
     pub describe_snapshot: Option<PathBuf>,
+    /// Put the memory file of a Diff snapshot onto that of the snapshot before it, which is changed in place, and exit. No VM may be using
+    /// either.
+    #[arg(long, num_args = 2, value_names = ["FULL", "DIFF"], conflicts_with_all = ["snapshot_version", "describe_snapshot"])]
+    pub merge_memory: Option<Vec<PathBuf>>,
 }
 
 /// What is to be done.
@@ -130,6 +134,8 @@ pub enum Mode {
     SnapshotVersion,
     /// Print what a snapshot is.
     DescribeSnapshot(PathBuf),
+    /// Put a difference (second) onto a full memory file (first).
+    MergeMemory(PathBuf, PathBuf),
     /// Run a machine, with clients or without.
     Run(Api),
 }
@@ -153,6 +159,9 @@ impl Args {
         }
         if let Some(path) = &self.describe_snapshot {
             return Mode::DescribeSnapshot(path.clone());
+        }
+        if let Some([full, difference]) = self.merge_memory.as_deref() {
+            return Mode::MergeMemory(full.clone(), difference.clone());
         }
         Mode::Run(match self.api_fd {
             _ if self.no_api => Api::None,

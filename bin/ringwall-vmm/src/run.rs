@@ -10,7 +10,7 @@ use std::sync::mpsc::Receiver;
 use kvm_ioctls::Kvm;
 use ringwall_vmm::event_loop::{Key, borrowed};
 use ringwall_vmm::snapshot::document::Document;
-use ringwall_vmm::snapshot::state_file;
+use ringwall_vmm::snapshot::{memory_file, state_file};
 use ringwall_vmm_proto::{Action, Architecture, ConfigFile, ConfigFileError, Controller, Fault, Level, Resources};
 use thiserror::Error;
 use tracing_subscriber::filter::LevelFilter;
@@ -114,9 +114,27 @@ fn perform(args: &Args) -> Result<Exit, RunError> {
             let document: Document = state_file::decode(file)?;
             print(&format!("v{}: {}", state_file::VERSION, document.describe()));
         }
+        Mode::MergeMemory(full, difference) => merge(&full, &difference)?,
         Mode::Run(api) => return run(args, &api),
     }
     Ok(Exit::Done)
+}
+
+fn merge(full: &Path, difference: &Path) -> Result<(), RunError> {
+    let open = |path: &Path, write| {
+        let opened = OpenOptions::new().read(true).write(write).open(path);
+        opened.map_err(|source| RunError::Read {
+            path: path.display().to_string(),
+            source,
+        })
+    };
+    let merged = memory_file::merge(&open(full, true)?, &open(difference, false)?);
+    let written = merged.map_err(|source| RunError::Read {
+        path: full.display().to_string(),
+        source,
+    })?;
+    print(&format!("{} bytes merged", written.bytes));
+    Ok(())
 }
 
 /// The VMM's end of the API: the server's thread, and what it asks for.
