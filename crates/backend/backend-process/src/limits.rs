@@ -70,6 +70,7 @@ pub(crate) fn plan(limits: &Limits, tier: Tier, writes_directly: bool) -> Result
         memory: limits.memory.map(|size| size.0),
         cpus_millis: limits.cpus.map(|share| share.millis),
         pids: limits.pids,
+        freezer: false,
     };
     // First choice for processes: a count that the kernel keeps per user namespace.
     if offer.is_own_user_namespace_counted {
@@ -227,7 +228,12 @@ pub(crate) fn plan_groups(plan: &mut LimitPlan, name: &SandboxName) -> Result<Op
         return Ok(None);
     }
     let failed = |limit, why: String| PlanError::Limit { limit, why };
-    let host = Host::read().map_err(|error| failed(LimitKind::Memory, error.to_string()))?;
+    let host = match Host::read() {
+        Ok(host) => host,
+        // To freeze it there are other ways.
+        Err(_) if plan.group.controllers().is_empty() => return Ok(None),
+        Err(error) => return Err(failed(LimitKind::Memory, error.to_string())),
+    };
     let groups = CgroupPlan::for_limits(&plan.group, name, &host).map_err(|unavailable| {
         let (controller, why) = unavailable.reasons.into_iter().next().map_or(
             (Controller::Memory, "no reason given".to_owned()),
@@ -244,7 +250,8 @@ pub(crate) fn plan_groups(plan: &mut LimitPlan, name: &SandboxName) -> Result<Op
             report.mechanism = mechanism.to_string();
         }
     }
-    Ok(Some(groups))
+    let is_empty = groups.paths().next().is_none();
+    Ok((!is_empty).then_some(groups))
 }
 
 /// Returns the running kernel's version.

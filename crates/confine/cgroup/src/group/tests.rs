@@ -175,6 +175,7 @@ fn a_v2_group_is_killed_at_once() {
         controllers: Vec::new(),
         switch_on: Vec::new(),
         settings: Vec::new(),
+        is_optional: false,
     };
     let group = Group::create(&Plan { dirs: vec![dir] }).expect("group");
     assert_eq!(
@@ -351,7 +352,11 @@ fn v2_values_go_to_the_right_files() {
     assert_eq!(text("ringwall/box.1/memory.max"), "4096");
     assert_eq!(text("ringwall/box.1/cpu.max"), "150000 100000");
     let group = Group {
-        dirs: vec![GroupDir { path: dir, is_v2: true }],
+        dirs: vec![GroupDir {
+            path: dir,
+            is_v2: true,
+            is_optional: false,
+        }],
     };
     assert_eq!(
         group.events(),
@@ -386,6 +391,7 @@ fn measure_create_add_remove() {
         memory: Some(64 << 20),
         cpus_millis: Some(1000),
         pids: Some(64),
+        freezer: false,
     };
     for (label, request) in [("pids", one), ("memory+cpu+pids", all)] {
         let mut times: [Vec<Duration>; 4] = Default::default();
