@@ -277,7 +277,9 @@ impl Server {
         let all = family(self.recorded(id, "init"));
         let read = |path: &Path, file| std::fs::read_to_string(path.join(file)).unwrap_or_default();
         let groups = self.groups(id);
-        let frozen = groups.iter().find(|path| read(path, "cgroup.events").contains("frozen 1"));
+        let frozen = groups
+            .iter()
+            .find(|path| read(path, "cgroup.events").contains("frozen 1"));
         let inside: Vec<i32> = frozen
             .map(|path| read(path, "cgroup.procs"))
             .unwrap_or_default()
@@ -433,6 +435,17 @@ impl Drop for Server {
                 kill(pid);
             }
             std::thread::sleep(Duration::from_millis(10));
+        }
+        // What the next start of the server would have done.
+        for id in self.names("sandboxes") {
+            self.seen_groups.extend(self.groups(&id));
+        }
+        for group in &self.seen_groups {
+            while std::fs::remove_dir(group).is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
+                && begun.elapsed() < PATIENCE
+            {
+                std::thread::sleep(Duration::from_millis(10));
+            }
         }
         if std::thread::panicking() {
             let log = self.log();

@@ -56,7 +56,9 @@ fn be_hostile(client: &Client, sandbox: &Sandbox) {
         sleep 1 while 1;
         "#
     );
-    client.write(sandbox, "/home/user/hostile.pl", script.as_bytes()).json_of(200);
+    client
+        .write(sandbox, "/home/user/hostile.pl", script.as_bytes())
+        .json_of(200);
     client.shell(
         sandbox,
         "touch timed other chain; perl hostile.pl </dev/null >/home/user/said 2>&1 & true",
@@ -65,7 +67,11 @@ fn be_hostile(client: &Client, sandbox: &Sandbox) {
 
 /// What it has counted, read from the writable layer on the host: a paused sandbox answers nothing.
 fn counted(server: &Server, sandbox: &Sandbox) -> [u64; 3] {
-    let home = server.state().join("sandboxes").join(&sandbox.id).join("upper/home/user");
+    let home = server
+        .state()
+        .join("sandboxes")
+        .join(&sandbox.id)
+        .join("upper/home/user");
     ["timed", "other", "chain"].map(|name| std::fs::metadata(home.join(name)).map_or(0, |found| found.len()))
 }
 
@@ -166,6 +172,7 @@ fn what_a_killed_keeper_of_a_frozen_sandbox_leaves_is_removed() {
             });
             assert_eq!(client.resume(&sandbox, &json!({"timeout": 600})).status(), 201);
             assert_eq!(client.shell(&sandbox, "ls hostile.pl"), "hostile.pl\n");
+            assert_eq!(client.kill(&sandbox).status(), 204);
         }
     });
 }

@@ -256,6 +256,10 @@ pub(crate) async fn clean_up(state: StateDir, name: SandboxName) {
     let text = name.to_string();
     let removed = tokio::task::spawn_blocking(move || remove_left_groups(&state, &name)).await;
     if let Ok(Err(error)) = removed {
-        tracing::warn!(name = text, error, "can't remove the control groups of a sandbox that has ended");
+        tracing::warn!(
+            name = text,
+            error,
+            "can't remove the control groups of a sandbox that has ended"
+        );
     }
 }
