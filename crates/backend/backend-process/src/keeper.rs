@@ -12,6 +12,7 @@ use ringwall_cgroup::Group;
 use ringwall_policy::Changes;
 use ringwall_sandbox::{Backend, ExitReason, Exposed, REPORT_VERSION, Report, RunSpec, Timings, Usage};
 use ringwall_seccomp::{Arch, Denied, Options};
+use ringwall_sys::counted::CountedAs;
 use ringwall_sys::process::{self, Ended, Fork, Namespaces, Waited, fork, fork_into, kill, poll_readable, wait};
 use ringwall_sys::{mount, pass_fd, signal};
 use ringwall_types::{Isolation, SandboxName, Tier};
@@ -28,7 +29,7 @@ use crate::plan::{self, HostPath, Plan};
 use crate::settle::{self, Layer};
 use crate::state::{Record, StateDir, StoredSandbox};
 use crate::terminal::{RawMode, Relay, copy_window_size};
-use crate::{limits, protections};
+use crate::{identity, limits, protections};
 
 const SIGINT: i32 = 2;
 const SIGQUIT: i32 = 3;
@@ -184,6 +185,7 @@ fn run_in_tier(spec: &RunSpec, tier: Tier, state: &StateDir) -> Result<Report, R
         begun,
         group: None,
         is_born_in_group: false,
+        root_has_rights: false,
         init: 0,
         denials: None,
         stop: None,
@@ -245,6 +247,8 @@ pub(crate) struct Keeper<'a> {
     group: Option<Group>,
     /// Whether init was born in the v2 group.
     is_born_in_group: bool,
+    /// Whether programs of `root` inside are to have capabilities there.
+    root_has_rights: bool,
     init: i32,
     denials: Option<Denials>,
     stop: Option<Stop>,
@@ -305,6 +309,7 @@ impl Keeper<'_> {
                     timed: self.spec.record_denials,
                     memory_size: self.plan.limits.disk,
                     waits,
+                    root_has_rights: self.root_has_rights,
                     agent: None,
                 };
                 init.run()
@@ -332,8 +337,32 @@ impl Keeper<'_> {
         self.watch(control.as_fd(), signals.as_fd(), read_ends)
     }
 
-    /// Forks init, into the v2 group where there is one.
+    /// Forks init. Root of a served sandbox has its rights only where the processes of all users inside are counted together: who may become
+    /// any user would otherwise have the limit of each.
     fn fork(&mut self, namespaces: Namespaces) -> std::io::Result<Fork> {
+        if self.plan.guest.is_some()
+            && self.plan.identity.is_range()
+            && let Some(processes) = self.plan.limits.processes_in_all()
+            && let Ok(counted) = CountedAs::enter(identity::counting_id(), processes)
+        {
+            self.root_has_rights = true;
+            let forked = self.fork_into_group(namespaces);
+            match forked {
+                // Its ids are of a new user namespace now.
+                Ok(Fork::Child) => counted.stay(),
+                _ => counted.leave()?,
+            }
+            return forked;
+        }
+        if self.plan.guest.is_some() && self.plan.identity.is_range() {
+            let note = "root inside has no capabilities: this process may not be counted as another user";
+            self.plan.notes.push(note.to_owned());
+        }
+        self.fork_into_group(namespaces)
+    }
+
+    /// Forks, into the v2 group where there is one.
+    fn fork_into_group(&mut self, namespaces: Namespaces) -> std::io::Result<Fork> {
         let Some(group) = &mut self.group else {
             return fork(namespaces);
         };

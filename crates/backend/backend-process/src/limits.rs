@@ -24,6 +24,8 @@ use crate::plan::PlanError;
 
 /// Processes a sandbox may have when nobody says: enough for a parallel build, no fork bomb.
 const DEFAULT_PIDS: u32 = 4096;
+/// Processes left to the other users of a sandbox when one has used up all that it may have.
+const PIDS_FOR_OTHERS: u64 = 64;
 /// First kernel that counts RLIMIT_NPROC per user namespace (Linux 5.14, commit 21d1c5e386bc).
 const NPROC_PER_NAMESPACE: (u32, u32) = (5, 14);
 
@@ -125,6 +127,16 @@ pub(crate) fn plan(limits: &Limits, tier: Tier, writes_directly: bool) -> Result
 }
 
 impl LimitPlan {
+    /// Returns how many processes all users of a sandbox may have together: those that each may have, and some that one who uses up all of them
+    /// leaves to the others.
+    pub(crate) fn processes_in_all(&self) -> Option<u64> {
+        let each = self
+            .rlimits
+            .iter()
+            .find_map(|&(resource, value)| (resource == Rlimit::Processes).then_some(value));
+        each.map(|each| each.saturating_add(PIDS_FOR_OTHERS))
+    }
+
     fn report(&mut self, limit: LimitKind, value: String, mechanism: &str, degraded: bool) {
         self.reports.push(LimitReport {
             limit,
