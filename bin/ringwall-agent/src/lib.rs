@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use crate::agent::Agent;
 use crate::arguments::{Arguments, ArgumentsError};
+use crate::rights::Powers;
 
 /// Exit code for a command line that makes no sense.
 const EXIT_USAGE: u8 = 2;
@@ -84,11 +85,11 @@ fn run(arguments: Vec<OsString>) -> Result<(), RunError> {
     if std::process::id() != 1 {
         ringwall_sys::privilege::adopt_orphans().map_err(RunError::Prepare)?;
     }
-    let has_many_users = agent.identity.has_many_users();
+    let powers = agent.identity.powers();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .on_thread_start(move || {
             // Runs on blocking threads only. One with too many rights must not work at all.
-            if has_many_users && rights::reduce_to_file_work().is_err() {
+            if powers != Powers::OneUser && rights::reduce_to_file_work(powers).is_err() {
                 ringwall_sys::process::exit_now(i32::from(EXIT_FAILURE));
             }
         })

@@ -1,13 +1,14 @@
 //! Whose rights the agent's own work has: its capabilities, and file work done in the name of a request's user.
 //!
 //! A sandbox of root's has many user ids. The agent is uid 0 there, with the few capabilities that looking after other users' programs takes,
-//! and must touch no path that a client names but by [`as_user`]. In a sandbox of an ordinary user's there is one id and nothing to change.
+//! and must touch no path that a client names but by [`as_user`]. It may also have been given what root's programs are to have; these are not
+//! in effect for itself. In a sandbox of an ordinary user's there is one id and nothing to change.
 
 use std::io;
 
 use ringwall_agent_proto::{Code, RpcError};
 use ringwall_sys::capabilities::{Capabilities, Sets, clear_ambient};
-use ringwall_sys::user::FileRightsGuard;
+use ringwall_sys::user::{FileRightsGuard, Ids};
 
 use crate::users::User;
 
@@ -26,11 +27,38 @@ impl From<RightsError> for RpcError {
     }
 }
 
-/// Returns whether the keeper has given this process what it takes to act as other users, exactly that: a root with all capabilities is a test's.
-pub(crate) fn has_many_users() -> bool {
-    let wanted = Capabilities::LOOK_AFTER_USERS;
-    rustix::process::getuid().is_root()
-        && Sets::of_this_thread().is_ok_and(|held| (held.permitted, held.effective) == (wanted, wanted))
+/// What the keeper has given this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Powers {
+    /// Nothing that is used: there is one user.
+    OneUser,
+    /// What it takes to act as other users.
+    ManyUsers,
+    /// The same, and what root's programs are to have.
+    ManyUsersAndRoot,
+}
+
+impl Powers {
+    /// Asks the system. Exactly what a keeper gives counts: a root with all capabilities is a test's.
+    pub(crate) fn of_this_process() -> Self {
+        let Ok(held) = Sets::of_this_thread() else {
+            return Powers::OneUser;
+        };
+        match held.permitted {
+            _ if !rustix::process::getuid().is_root() || held.effective != held.permitted => Powers::OneUser,
+            Capabilities::LOOK_AFTER_USERS => Powers::ManyUsers,
+            Capabilities::LOOK_AFTER_ROOT => Powers::ManyUsersAndRoot,
+            _ => Powers::OneUser,
+        }
+    }
+
+    /// What a program of a user starts with.
+    pub(crate) fn of_program(self, user: Option<Ids>) -> Capabilities {
+        match (self, user) {
+            (Powers::ManyUsersAndRoot, Some(Ids { uid: 0, .. })) => Capabilities::OF_ROOT,
+            _ => Capabilities::NONE,
+        }
+    }
 }
 
 /// Keeps what is held from all that this process executes. For the first thread, before there are others.
@@ -40,7 +68,13 @@ pub(crate) fn has_many_users() -> bool {
 pub(crate) fn keep_from_programs() -> io::Result<()> {
     clear_ambient()?;
     let held = Sets::of_this_thread()?;
+    let effective = match Powers::of_this_process() {
+        // The rest is for a child between its fork and its exec.
+        Powers::ManyUsersAndRoot => Capabilities::LOOK_AFTER_USERS,
+        Powers::OneUser | Powers::ManyUsers => held.effective,
+    };
     let kept = Sets {
+        effective,
         inheritable: Capabilities::NONE,
         ..held
     };
@@ -51,10 +85,15 @@ pub(crate) fn keep_from_programs() -> io::Result<()> {
 ///
 /// # Errors
 /// What capset(2) says.
-pub(crate) fn reduce_to_file_work() -> io::Result<()> {
+pub(crate) fn reduce_to_file_work(powers: Powers) -> io::Result<()> {
+    let kept = match powers {
+        // Out of effect while the thread works for any other user than root.
+        Powers::ManyUsersAndRoot => Capabilities::FILES_OF_ANYBODY,
+        Powers::ManyUsers | Powers::OneUser => Capabilities::ACT_AS_USERS,
+    };
     let kept = Sets {
-        effective: Capabilities::ACT_AS_USERS,
-        permitted: Capabilities::ACT_AS_USERS,
+        effective: kept,
+        permitted: kept,
         inheritable: Capabilities::NONE,
     };
     kept.apply()

@@ -9,7 +9,7 @@ use http::header::AUTHORIZATION;
 use ringwall_sys::user::Ids;
 
 use crate::agent::Agent;
-use crate::rights;
+use crate::rights::Powers;
 
 /// The user of every client that does not say otherwise.
 const DEFAULT_USER: &str = "user";
@@ -25,7 +25,7 @@ const MAX_ACCOUNTS_BYTES: u64 = 1024 * 1024;
 pub(crate) struct Identity {
     uid: u32,
     home: Option<PathBuf>,
-    has_many_users: bool,
+    powers: Powers,
 }
 
 /// Who a request is for.
@@ -60,17 +60,17 @@ impl Identity {
             home: std::env::var_os("HOME")
                 .filter(|home| !home.is_empty())
                 .map(PathBuf::from),
-            has_many_users: rights::has_many_users(),
+            powers: Powers::of_this_process(),
         }
     }
 
-    /// Whether requests may be for other users than the agent's own.
-    pub(crate) fn has_many_users(&self) -> bool {
-        self.has_many_users
+    /// What this process was given to look after other users.
+    pub(crate) fn powers(&self) -> Powers {
+        self.powers
     }
 
     fn resolve(&self, name: &str, passwd: &str) -> Result<User, UserError> {
-        if self.has_many_users {
+        if self.powers != Powers::OneUser {
             self.resolve_any(name, passwd)
         } else {
             self.resolve_own(name, passwd)
@@ -223,14 +223,14 @@ mod tests {
         Identity {
             uid,
             home: home.map(PathBuf::from),
-            has_many_users: false,
+            powers: Powers::OneUser,
         }
     }
 
     #[test]
     fn among_many_ids_every_account_is_accepted() {
         let me = Identity {
-            has_many_users: true,
+            powers: Powers::ManyUsers,
             ..identity(0, None)
         };
         let found = |name: &str, passwd: &str| {

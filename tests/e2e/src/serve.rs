@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
@@ -31,6 +31,8 @@ pub struct Server {
     running: Option<(Child, BufReader<ChildStdout>)>,
     /// Processes of sandboxes that were seen, by pid and start.
     seen: BTreeSet<(i32, u64)>,
+    /// Their control groups.
+    seen_groups: BTreeSet<PathBuf>,
 }
 
 /// Returns a free port below the range that the kernel gives to clients: a client that connects while the server is away must not be
@@ -72,6 +74,7 @@ impl Server {
             key: String::new(),
             running: None,
             seen: BTreeSet::new(),
+            seen_groups: BTreeSet::new(),
         };
         server.start();
         // Whether the first key is good at once is a test of its own.
@@ -268,6 +271,45 @@ impl Server {
             .unwrap_or(0)
     }
 
+    /// Returns the control groups of a sandbox, as its keeper has written them down.
+    #[must_use]
+    pub fn groups(&self, id: &str) -> Vec<PathBuf> {
+        let path = self.state().join("sandboxes").join(id).join("record.json");
+        let record: Value = std::fs::read(path)
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok())
+            .unwrap_or_default();
+        let paths = record.get("cgroups").and_then(Value::as_array).into_iter().flatten();
+        paths.filter_map(Value::as_str).map(PathBuf::from).collect()
+    }
+
+    /// Asserts that a paused sandbox stands still: its group is frozen with all of it inside, or every process is stopped.
+    ///
+    /// # Panics
+    /// When something of it can run.
+    #[track_caller]
+    pub fn assert_still(&self, id: &str) {
+        let all = family(self.recorded(id, "init"));
+        let read = |path: &Path, file| std::fs::read_to_string(path.join(file)).unwrap_or_default();
+        let groups = self.groups(id);
+        let frozen = groups
+            .iter()
+            .find(|path| read(path, "cgroup.events").contains("frozen 1"));
+        let inside: Vec<i32> = frozen
+            .map(|path| read(path, "cgroup.procs"))
+            .unwrap_or_default()
+            .lines()
+            .filter_map(|pid| pid.parse().ok())
+            .collect();
+        for pid in all {
+            let state = stat(pid).map(|stat| stat.state);
+            assert!(
+                inside.contains(&pid) || matches!(state, None | Some('T' | 'Z')),
+                "{pid} is in state {state:?} and not frozen by {groups:?}"
+            );
+        }
+    }
+
     /// Returns the names in a directory of the state.
     #[must_use]
     pub fn names(&self, directory: &str) -> Vec<String> {
@@ -306,6 +348,10 @@ impl Server {
                 break;
             }
         }
+        for id in self.names("sandboxes") {
+            let groups = self.groups(&id);
+            self.seen_groups.extend(groups);
+        }
         self.seen
             .extend(family.into_iter().filter_map(|pid| Some((pid, stat(pid)?.start))));
     }
@@ -339,6 +385,12 @@ impl Server {
                     .iter()
                     .filter(|name| !name.starts_with("base-"))
                     .map(|name| format!("layers/{name}")),
+            );
+            left.extend(
+                self.seen_groups
+                    .iter()
+                    .filter(|path| path.exists())
+                    .map(|path| path.display().to_string()),
             );
             left.extend(self.left_over().iter().map(|pid| {
                 let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -398,6 +450,17 @@ impl Drop for Server {
                 kill(pid);
             }
             std::thread::sleep(Duration::from_millis(10));
+        }
+        // What the next start of the server would have done.
+        for id in self.names("sandboxes") {
+            self.seen_groups.extend(self.groups(&id));
+        }
+        for group in &self.seen_groups {
+            while std::fs::remove_dir(group).is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
+                && begun.elapsed() < PATIENCE
+            {
+                std::thread::sleep(Duration::from_millis(10));
+            }
         }
         if std::thread::panicking() {
             let log = self.log();

@@ -496,10 +496,7 @@ fn a_paused_sandbox_stays_so_through_a_crash() {
             let client = server.client();
             assert_eq!(client.state(&full.id), "paused full");
             assert_eq!(client.state(&files.id), "paused filesystem");
-            for pid in family(server.recorded(&full.id, "init")) {
-                let state = stat(pid).map(|stat| stat.state);
-                assert!(matches!(state, None | Some('T' | 'Z')), "{pid}: {state:?}");
-            }
+            server.assert_still(&full.id);
         }
         let client = server.client();
         for sandbox in [&full, &files] {

@@ -11,6 +11,7 @@ use std::rc::Rc;
 
 use crate::descriptor;
 use ringwall_agent_proto::process::Size;
+use ringwall_sys::capabilities::Capabilities;
 use ringwall_sys::session::{self, SessionSpec};
 use ringwall_sys::user::Ids;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -46,6 +47,8 @@ pub(super) struct Plan {
     pub(super) directory: Directory,
     /// Whose rights it has, when those are not the agent's own.
     pub(super) user: Option<Ids>,
+    /// What that user may hold.
+    pub(super) keeps: Capabilities,
     pub(super) streams: Streams,
 }
 
@@ -127,6 +130,7 @@ fn try_spawn(plan: &Plan, oom: &OomScore) -> io::Result<Spawned> {
             None => session::Terminal::None,
         },
         user: plan.user,
+        keeps: plan.keeps,
         directory: CString::new(directory.as_os_str().as_bytes())?,
         may_start_in_root,
     };

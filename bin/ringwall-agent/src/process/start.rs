@@ -103,6 +103,7 @@ async fn plan(agent: &Agent, config: &ProcessConfig, user: &User, streams: Strea
         environment: environment(agent, config, user)?,
         directory: directory(agent, config, user).await?,
         user: user.ids,
+        keeps: agent.identity.powers().of_program(user.ids),
         streams,
     })
 }

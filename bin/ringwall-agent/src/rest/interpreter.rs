@@ -66,6 +66,7 @@ fn spawn(agent: &Agent) -> Result<(), String> {
     let spec = SessionSpec {
         terminal: session::Terminal::None,
         user: user.ids,
+        keeps: agent.identity.powers().of_program(user.ids),
         directory: CString::new(user.home.as_os_str().as_bytes()).map_err(|error| error.to_string())?,
         may_start_in_root: true,
     };

@@ -1,15 +1,20 @@
 //! Stops every process of a sandbox and lets them go on, from outside.
 //!
-//! With stop signals, which need no privilege: the sandbox's first process is stopped before all others, so that nothing new is started
+//! By its control group, where the keeper could have it born in one: the kernel stops what is in it, whatever the processes have
+//! prepared, and only SIGKILL gets at them then.
+//!
+//! Else with stop signals, which need no privilege: the sandbox's first process is stopped before all others, so that nothing new is started
 //! by it, and then all its descendants, in passes, until two passes in a row find the same processes and every thread of each of them
 //! stopped. A stopped process makes no child, and orphans become children of the first process, so the second pass is the proof that
-//! nothing was missed. What was stopped before stays stopped after [`thaw`].
+//! nothing was missed. It is one for that moment: a hostile program can have armed a timer whose signal continues it. What was stopped
+//! before stays stopped after [`thaw`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use ringwall_cgroup::{FreezeGroupError, Freezer, Group};
 use ringwall_sys::process::kill;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
@@ -24,9 +29,34 @@ const SIGSTOP: i32 = 19;
 /// How long processes have to stop: one in an uninterruptible wait stops when that ends.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// By what a sandbox was frozen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FreezeWay {
+    /// The freezer of its control group: nothing inside can run before the thaw.
+    ControlGroup,
+    /// Stop signals: nothing ran when it was looked at last.
+    #[default]
+    StopSignals,
+}
+
+impl FreezeWay {
+    /// Returns its name, as it is logged.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            FreezeWay::ControlGroup => "control-group",
+            FreezeWay::StopSignals => "stop-signals",
+        }
+    }
+}
+
 /// What a thaw must know.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Frozen {
+    /// By what.
+    #[serde(default)]
+    pub way: FreezeWay,
     /// Processes that were stopped by their own wish.
     pub already_stopped: BTreeSet<i32>,
     /// How many processes were stopped.
@@ -47,6 +77,9 @@ pub enum FreezeError {
         /// Its state letter (proc_pid_stat(5)).
         state: char,
     },
+    /// Its control group can't be frozen.
+    #[error(transparent)]
+    Group(#[from] FreezeGroupError),
 }
 
 /// Stops everything in the sandbox that `record` is about.
@@ -57,8 +90,21 @@ pub fn freeze(record: &Record) -> Result<Frozen, FreezeError> {
     if !record.is_init_alive() {
         return Err(FreezeError::NotRunning);
     }
+    match freezer(record).map(|freezer| freezer.freeze()) {
+        Some(Ok(())) => {
+            return Ok(Frozen {
+                way: FreezeWay::ControlGroup,
+                already_stopped: BTreeSet::new(),
+                count: descendants(record.init).len(),
+            });
+        }
+        // What waits uninterruptibly would not take a stop signal either.
+        Some(Err(error @ FreezeGroupError::Stuck { .. })) => return Err(error.into()),
+        Some(Err(FreezeGroupError::Write { .. })) | None => {}
+    }
     let init = record.init;
     let mut frozen = Frozen {
+        way: FreezeWay::StopSignals,
         already_stopped: descendants(init)
             .into_iter()
             .filter(|&pid| running_thread(pid).is_none())
@@ -86,7 +132,7 @@ pub fn freeze(record: &Record) -> Result<Frozen, FreezeError> {
         proven = None;
         if begun.elapsed() > PATIENCE {
             let (pid, state) = moving[0];
-            thaw(record, &frozen);
+            thaw(record, &frozen)?;
             return Err(FreezeError::Stuck { pid, state });
         }
         for (pid, _) in moving {
@@ -96,10 +142,26 @@ pub fn freeze(record: &Record) -> Result<Frozen, FreezeError> {
     }
 }
 
-/// Lets everything that [`freeze`] stopped go on; the first process last, so that it sees the others run.
-pub fn thaw(record: &Record, frozen: &Frozen) {
+/// Returns the control group by which a sandbox can be frozen.
+fn freezer(record: &Record) -> Option<Freezer> {
+    Group::reopen(&record.cgroups).ok()?.freezer_of(record.init)
+}
+
+/// Lets everything that [`freeze`] stopped go on; the first process last, so that it sees the others run. Also what a crash kept from being
+/// written down, then with `frozen` as its default.
+///
+/// # Errors
+/// The control group can't be thawed; all stays frozen.
+pub fn thaw(record: &Record, frozen: &Frozen) -> Result<(), FreezeError> {
     if !record.is_init_alive() {
-        return;
+        return Ok(());
+    }
+    if let Some(freezer) = freezer(record) {
+        freezer.thaw()?;
+        // Nobody inside can stop it: only we, where the group would not do.
+        if !is_stopped(record.init) {
+            return Ok(());
+        }
     }
     for pid in descendants(record.init) {
         if pid != record.init && !frozen.already_stopped.contains(&pid) {
@@ -107,6 +169,11 @@ pub fn thaw(record: &Record, frozen: &Frozen) {
         }
     }
     drop(kill(record.init, SIGCONT));
+    Ok(())
+}
+
+fn is_stopped(pid: i32) -> bool {
+    kill_tree::stat(pid).is_some_and(|stat| stat.state == b'T')
 }
 
 /// Signals a process of a sandbox, and no other that has got its pid since the pid was read: a program inside can make the pids go round.

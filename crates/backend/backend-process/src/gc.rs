@@ -181,6 +181,24 @@ fn end_processes(record: &Record) -> Result<(), String> {
     Ok(())
 }
 
+/// Removes the control groups of a sandbox whose keeper was killed; one that runs, or of which nothing is known, has none to be removed.
+///
+/// # Errors
+/// When processes or groups are left.
+pub fn remove_left_groups(state: &StateDir, name: &SandboxName) -> Result<(), String> {
+    // With the lock in hand no keeper can make new ones meanwhile.
+    let Ok(stored) = state.open(name) else {
+        return Ok(());
+    };
+    let Some(record) = stored.record() else {
+        return Ok(());
+    };
+    if record.cgroups.iter().any(|path| path.exists()) {
+        remove_groups(&record.cgroups)?;
+    }
+    Ok(())
+}
+
 fn remove_groups(paths: &[PathBuf]) -> Result<(), String> {
     let group = Group::reopen(paths).map_err(crate::launch::chain)?;
     group.kill_all().map_err(crate::launch::chain)?;

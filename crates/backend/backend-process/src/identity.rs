@@ -31,6 +31,13 @@ pub(crate) enum Identity {
     },
 }
 
+/// Returns the host id by which the kernel counts all processes of the calling keeper's sandbox together: that of no other sandbox that lives,
+/// and below the end of the ranges (the largest pid is 2^22, kernel include/linux/threads.h). It is odd, and so never the first of a range,
+/// with which programs of the landlock tier run.
+pub(crate) fn counting_id() -> u32 {
+    FIRST_ROOT_RANGE + rustix::process::getpid().as_raw_nonzero().get().unsigned_abs() % (1 << 22) * 2 + 1
+}
+
 impl Identity {
     /// Chooses for the calling process.
     pub(crate) fn choose() -> Self {

@@ -2,13 +2,13 @@
 //!
 //! In the namespace tier it is pid 1: when it dies, the kernel kills everything in its pid namespace. In the landlock tier it adopts
 //! orphans and kills what is left of its session. It dies with the keeper (PR_SET_PDEATHSIG), at any point. It keeps no capability
-//! once the root is built, but for the four that an agent of several users needs, and can't be traced by the program.
+//! once the root is built, but for those that an agent of several users needs, and can't be traced by the program.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use ringwall_confine::landlock::Restriction;
-use ringwall_confine::lockdown::{drop_privileges, keep_privileges};
+use ringwall_confine::lockdown::{drop_privileges, keep_privileges, keep_privileges_of_root};
 use ringwall_confine::root::{self, BuildRootError, Sources};
 use ringwall_confine::view::{Entry, Source, View};
 use ringwall_sys::capabilities::Capabilities;
@@ -44,6 +44,8 @@ pub(crate) struct Init<'a> {
     pub(crate) memory_size: Option<u64>,
     /// Whether to wait for the keeper's go (it maps ids, or puts init into control groups, first).
     pub(crate) waits: bool,
+    /// Whether programs of `root` inside are to have capabilities there.
+    pub(crate) root_has_rights: bool,
     /// The agent's executable on a mount of its own, once it is made.
     pub(crate) agent: Option<OwnedFd>,
 }
@@ -189,7 +191,10 @@ impl Init<'_> {
         }
         root::build(sources).map_err(StartFailure::of_root)?;
         let terminal = self.open_terminal()?;
-        if plan.guest.is_some() && plan.identity.is_range() {
+        if self.root_has_rights {
+            // The same, and it hands some of it on to the programs of root.
+            keep_privileges_of_root(Capabilities::LOOK_AFTER_ROOT).map_err(chain)?;
+        } else if plan.guest.is_some() && plan.identity.is_range() {
             // The agent runs programs of several users: it stays uid 0 inside, with what it takes to become them and to end them.
             keep_privileges(Capabilities::LOOK_AFTER_USERS).map_err(chain)?;
         } else {

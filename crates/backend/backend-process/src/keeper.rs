@@ -12,7 +12,8 @@ use ringwall_cgroup::Group;
 use ringwall_policy::Changes;
 use ringwall_sandbox::{Backend, ExitReason, Exposed, REPORT_VERSION, Report, RunSpec, Timings, Usage};
 use ringwall_seccomp::{Arch, Denied, Options};
-use ringwall_sys::process::{self, Ended, Fork, Namespaces, Waited, fork, kill, poll_readable, wait};
+use ringwall_sys::counted::CountedAs;
+use ringwall_sys::process::{self, Ended, Fork, Namespaces, Waited, fork, fork_into, kill, poll_readable, wait};
 use ringwall_sys::{mount, pass_fd, signal};
 use ringwall_types::{Isolation, SandboxName, Tier};
 use rustix::fs::{CWD, Mode, OFlags};
@@ -28,7 +29,7 @@ use crate::plan::{self, HostPath, Plan};
 use crate::settle::{self, Layer};
 use crate::state::{Record, StateDir, StoredSandbox};
 use crate::terminal::{RawMode, Relay, copy_window_size};
-use crate::{limits, protections};
+use crate::{identity, limits, protections};
 
 const SIGINT: i32 = 2;
 const SIGQUIT: i32 = 3;
@@ -145,6 +146,8 @@ fn run_in_tier(spec: &RunSpec, tier: Tier, state: &StateDir) -> Result<Report, R
     let private = (tier == Tier::Landlock).then(|| protections::private_dir(state, &name));
     protections::check_landlock(tier)?;
     let mut plan = plan::resolve(spec, tier, state.path(), private.as_deref())?;
+    // A run ends with its keeper; only what is served is paused.
+    plan.limits.group.freezer = spec.guest.is_some();
     let groups = limits::plan_groups(&mut plan.limits, &name)?;
     timings.plan_us = micros(begun);
 
@@ -181,6 +184,8 @@ fn run_in_tier(spec: &RunSpec, tier: Tier, state: &StateDir) -> Result<Report, R
         timings,
         begun,
         group: None,
+        is_born_in_group: false,
+        root_has_rights: false,
         init: 0,
         denials: None,
         stop: None,
@@ -197,6 +202,10 @@ fn run_in_tier(spec: &RunSpec, tier: Tier, state: &StateDir) -> Result<Report, R
             Err(error)
         }
     }
+}
+
+fn no_groups(why: String) -> RunError {
+    RunError::Setup(format!("can't make the control groups: {why}"))
 }
 
 fn random_name() -> SandboxName {
@@ -236,6 +245,10 @@ pub(crate) struct Keeper<'a> {
     timings: Timings,
     begun: Instant,
     group: Option<Group>,
+    /// Whether init was born in the v2 group.
+    is_born_in_group: bool,
+    /// Whether programs of `root` inside are to have capabilities there.
+    root_has_rights: bool,
     init: i32,
     denials: Option<Denials>,
     stop: Option<Stop>,
@@ -255,7 +268,8 @@ impl Keeper<'_> {
         signal::block_all().map_err(keeper("block signals"))?;
         let signals = signal::descriptor().map_err(keeper("make a signal descriptor"))?;
 
-        let waits = self.plan.identity.is_range() || self.groups.is_some() || self.plan.tier == Tier::Landlock;
+        let has_limits = self.groups.as_ref().is_some_and(ringwall_cgroup::Plan::has_limits);
+        let waits = self.plan.identity.is_range() || has_limits || self.plan.tier == Tier::Landlock;
         let cloned = Instant::now();
         let namespaces = match self.plan.tier {
             Tier::Landlock => Namespaces::NONE,
@@ -265,6 +279,10 @@ impl Keeper<'_> {
         // Before anything can change: what is found after a crash must say what was to become of it.
         self.write_record(None)?;
         let layer_path = self.layer.as_ref().map(|layer| layer.host.clone());
+        if let Some(groups) = &self.groups {
+            let group = Group::create(groups).map_err(|error| no_groups(crate::launch::chain(error)))?;
+            self.group = Some(group);
+        }
         let Channels {
             control,
             init_end,
@@ -274,7 +292,7 @@ impl Keeper<'_> {
             Some([(out, out_end), (err, err_end)]) => (Some([out, err]), Some((out_end, err_end))),
             None => (None, None),
         };
-        match fork(namespaces) {
+        match self.fork(namespaces) {
             Ok(Fork::Child) => {
                 // Init must see when the keeper's end closes, so it may not hold that end itself.
                 drop(control);
@@ -291,6 +309,7 @@ impl Keeper<'_> {
                     timed: self.spec.record_denials,
                     memory_size: self.plan.limits.disk,
                     waits,
+                    root_has_rights: self.root_has_rights,
                     agent: None,
                 };
                 init.run()
@@ -316,6 +335,46 @@ impl Keeper<'_> {
             self.let_go(control.as_fd(), layer_path.as_ref())?;
         }
         self.watch(control.as_fd(), signals.as_fd(), read_ends)
+    }
+
+    /// Forks init. Root of a served sandbox has its rights only where the processes of all users inside are counted together: who may become
+    /// any user would otherwise have the limit of each.
+    fn fork(&mut self, namespaces: Namespaces) -> std::io::Result<Fork> {
+        if self.plan.guest.is_some()
+            && self.plan.identity.is_range()
+            && let Some(processes) = self.plan.limits.processes_in_all()
+            && let Ok(counted) = CountedAs::enter(identity::counting_id(), processes)
+        {
+            self.root_has_rights = true;
+            let forked = self.fork_into_group(namespaces);
+            match forked {
+                // Its ids are of a new user namespace now.
+                Ok(Fork::Child) => counted.stay(),
+                _ => counted.leave()?,
+            }
+            return forked;
+        }
+        if self.plan.guest.is_some() && self.plan.identity.is_range() {
+            let note = "root inside has no capabilities: this process may not be counted as another user";
+            self.plan.notes.push(note.to_owned());
+        }
+        self.fork_into_group(namespaces)
+    }
+
+    /// Forks, into the v2 group where there is one.
+    fn fork_into_group(&mut self, namespaces: Namespaces) -> std::io::Result<Fork> {
+        let Some(group) = &mut self.group else {
+            return fork(namespaces);
+        };
+        if let Some(directory) = group.open_for_clone()
+            && let Ok(forked) = fork_into(namespaces, directory.as_fd())
+        {
+            self.is_born_in_group = true;
+            return Ok(forked);
+        }
+        // An old kernel, a container's filter, or what a plain clone says as well.
+        group.give_up_freezing();
+        fork(namespaces)
     }
 
     fn filter_choice(&mut self) -> (ringwall_seccomp::Profile, Options) {
@@ -374,14 +433,13 @@ impl Keeper<'_> {
 
     /// Does what only the keeper can, while init waits, and lets it go on.
     fn let_go(&mut self, control: BorrowedFd<'_>, layer: Option<&HostPath>) -> Result<(), RunError> {
-        if let Some(groups) = &self.groups {
-            let failed = |error: String| RunError::Setup(format!("can't make the control groups: {error}"));
-            let group = Group::create(groups).map_err(|error| failed(crate::launch::chain(error)))?;
-            let added = group
-                .add(self.init)
-                .map_err(|error| failed(crate::launch::chain(error)));
-            self.group = Some(group);
-            added?;
+        if let Some(group) = &self.group {
+            let added = if self.is_born_in_group {
+                group.add_born_inside(self.init)
+            } else {
+                group.add(self.init)
+            };
+            added.map_err(|error| no_groups(crate::launch::chain(error)))?;
         }
         let mut mounts = Vec::new();
         if self.plan.identity.is_range() && self.plan.tier == Tier::Namespace {

@@ -25,8 +25,8 @@ mod state;
 mod terminal;
 
 pub use error::RunError;
-pub use freeze::{FreezeError, Frozen, freeze, thaw};
-pub use gc::{Leftover, collect};
+pub use freeze::{FreezeError, FreezeWay, Frozen, freeze, thaw};
+pub use gc::{Leftover, collect, remove_left_groups};
 pub use guest_sockets::{AGENT_SOCKET, PORTS_SOCKET};
 pub use keeper::{KILL_REQUEST, ProcessBackend, run};
 pub use plan::{PlanError, SYSTEM_TREES, system_configuration};

@@ -24,6 +24,8 @@ use crate::plan::PlanError;
 
 /// Processes a sandbox may have when nobody says: enough for a parallel build, no fork bomb.
 const DEFAULT_PIDS: u32 = 4096;
+/// Processes left to the other users of a sandbox when one has used up all that it may have.
+const PIDS_FOR_OTHERS: u64 = 64;
 /// First kernel that counts RLIMIT_NPROC per user namespace (Linux 5.14, commit 21d1c5e386bc).
 const NPROC_PER_NAMESPACE: (u32, u32) = (5, 14);
 
@@ -70,6 +72,7 @@ pub(crate) fn plan(limits: &Limits, tier: Tier, writes_directly: bool) -> Result
         memory: limits.memory.map(|size| size.0),
         cpus_millis: limits.cpus.map(|share| share.millis),
         pids: limits.pids,
+        freezer: false,
     };
     // First choice for processes: a count that the kernel keeps per user namespace.
     if offer.is_own_user_namespace_counted {
@@ -124,6 +127,16 @@ pub(crate) fn plan(limits: &Limits, tier: Tier, writes_directly: bool) -> Result
 }
 
 impl LimitPlan {
+    /// Returns how many processes all users of a sandbox may have together: those that each may have, and some that one who uses up all of them
+    /// leaves to the others.
+    pub(crate) fn processes_in_all(&self) -> Option<u64> {
+        let each = self
+            .rlimits
+            .iter()
+            .find_map(|&(resource, value)| (resource == Rlimit::Processes).then_some(value));
+        each.map(|each| each.saturating_add(PIDS_FOR_OTHERS))
+    }
+
     fn report(&mut self, limit: LimitKind, value: String, mechanism: &str, degraded: bool) {
         self.reports.push(LimitReport {
             limit,
@@ -227,7 +240,12 @@ pub(crate) fn plan_groups(plan: &mut LimitPlan, name: &SandboxName) -> Result<Op
         return Ok(None);
     }
     let failed = |limit, why: String| PlanError::Limit { limit, why };
-    let host = Host::read().map_err(|error| failed(LimitKind::Memory, error.to_string()))?;
+    let host = match Host::read() {
+        Ok(host) => host,
+        // To freeze it there are other ways.
+        Err(_) if plan.group.controllers().is_empty() => return Ok(None),
+        Err(error) => return Err(failed(LimitKind::Memory, error.to_string())),
+    };
     let groups = CgroupPlan::for_limits(&plan.group, name, &host).map_err(|unavailable| {
         let (controller, why) = unavailable.reasons.into_iter().next().map_or(
             (Controller::Memory, "no reason given".to_owned()),
@@ -244,7 +262,8 @@ pub(crate) fn plan_groups(plan: &mut LimitPlan, name: &SandboxName) -> Result<Op
             report.mechanism = mechanism.to_string();
         }
     }
-    Ok(Some(groups))
+    let is_empty = groups.paths().next().is_none();
+    Ok((!is_empty).then_some(groups))
 }
 
 /// Returns the running kernel's version.

@@ -27,6 +27,21 @@ impl Capabilities {
     /// their terminals and pipes, and to end them.
     pub const LOOK_AFTER_USERS: Capabilities = Capabilities(Self::ACT_AS_USERS.0 | 1 | 1 << 5);
 
+    /// `CAP_SETPCAP` (8): to take capabilities out of the bounding set.
+    pub const REDUCE_BOUNDS: Capabilities = Capabilities(1 << 8);
+    /// What `root` of a sandbox with many users gets, all within its user namespace: `CAP_CHOWN` (0), `CAP_DAC_OVERRIDE` (1), `CAP_FOWNER` (3),
+    /// `CAP_KILL` (5), `CAP_SETGID` (6), `CAP_SETUID` (7) and `CAP_NET_BIND_SERVICE` (10). They are what package managers, `su` and `chown`
+    /// need, and reach only files, processes and ports of the sandbox. Of what containers usually have there are not: `CAP_FSETID`, since no
+    /// set-id bit can be made; `CAP_SETFCAP`, `CAP_SETPCAP`, `CAP_MKNOD`, `CAP_SYS_CHROOT`, `CAP_NET_RAW`, since each opens kernel code that
+    /// nothing of the above needs.
+    pub const OF_ROOT: Capabilities = Capabilities(0b1110_1011 | 1 << 10);
+    /// [`Self::OF_ROOT`], and what it takes to hand that on to root's programs alone. It is more than those hold, so that they can't trace who
+    /// has it (ptrace(2), "Ptrace access mode checking").
+    pub const LOOK_AFTER_ROOT: Capabilities = Capabilities(Self::OF_ROOT.0 | Self::REDUCE_BOUNDS.0);
+    /// What a thread that works on files needs to do for root what root's programs may; the kernel puts all but [`Self::ACT_AS_USERS`] out of
+    /// effect while the thread has another user's file system id (capabilities(7), "Effect of user ID changes on capabilities").
+    pub const FILES_OF_ANYBODY: Capabilities = Capabilities(Self::ACT_AS_USERS.0 | 0b1011);
+
     /// Returns whether all of `others` are in this set.
     #[must_use]
     pub fn contains(self, others: Capabilities) -> bool {
@@ -199,6 +214,11 @@ mod tests {
         let numbers: Vec<_> = Capabilities::LOOK_AFTER_USERS.numbers().collect();
         assert_eq!(numbers, [0, 5, 6, 7]);
         assert!(Capabilities::LOOK_AFTER_USERS.contains(Capabilities::ACT_AS_USERS));
+        let numbers: Vec<_> = Capabilities::OF_ROOT.numbers().collect();
+        assert_eq!(numbers, [0, 1, 3, 5, 6, 7, 10]);
+        assert!(!Capabilities::OF_ROOT.contains(Capabilities::LOOK_AFTER_ROOT));
+        assert!(Capabilities::LOOK_AFTER_ROOT.contains(Capabilities::LOOK_AFTER_USERS));
+        assert!(Capabilities::LOOK_AFTER_ROOT.contains(Capabilities::FILES_OF_ANYBODY));
         assert!(!Capabilities::NONE.contains(Capabilities::ACT_AS_USERS));
     }
 }

@@ -1,6 +1,7 @@
 //! Raw Linux calls that `rustix` has no safe form of: the home of unsafe code. Each file wraps one family and exposes safe functions.
 
 pub mod capabilities;
+pub mod counted;
 pub mod exec;
 pub mod inherited;
 pub mod kick;

@@ -12,6 +12,10 @@ const LAST_CAPABILITY_BIT: u32 = 63;
 /// `SECBIT_*` with their locks (capabilities(7)): root gets no capabilities by exec or set*id, none are kept or raised ambiently.
 const SECUREBITS_LOCKED: libc::c_ulong = 0b1110_1111;
 
+/// As above, with uid 0 as everywhere (capabilities(7)): it keeps over an exec what it has, and loses all by becoming somebody else for good,
+/// or if it asks otherwise (`setpriv` does, PR_SET_KEEPCAPS), by the next exec: none can be made ambient.
+const SECUREBITS_OF_ROOT: libc::c_ulong = 0b1100_0000;
+
 fn prctl(option: libc::c_int, argument: libc::c_ulong) -> io::Result<libc::c_long> {
     // SAFETY: every option used in this file takes integers only.
     check(libc::c_long::from(unsafe {
@@ -60,6 +64,14 @@ pub fn drop_all_capabilities() -> io::Result<()> {
 /// What prctl(2) says; `EPERM` without `CAP_SETPCAP`.
 pub fn lock_securebits() -> io::Result<()> {
     prctl(libc::PR_SET_SECUREBITS, SECUREBITS_LOCKED).map(drop)
+}
+
+/// Sets the securebits so that uid 0, and no other user's program, keeps the capabilities that it has; who lacks `CAP_SETPCAP` can't change them.
+///
+/// # Errors
+/// What prctl(2) says; `EPERM` without `CAP_SETPCAP`.
+pub fn leave_capabilities_to_root() -> io::Result<()> {
+    prctl(libc::PR_SET_SECUREBITS, SECUREBITS_OF_ROOT).map(drop)
 }
 
 /// Empties the capability bounding set, so that no exec can give a capability. To be called while `CAP_SETPCAP` is still held; without

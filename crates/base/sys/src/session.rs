@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
+use crate::capabilities::Capabilities;
 use crate::user::Ids;
 
 /// Where the program's terminal is.
@@ -25,8 +26,10 @@ pub enum Terminal {
 pub struct SessionSpec {
     /// Its terminal.
     pub terminal: Terminal,
-    /// A user to become, with no capability left; `None` to stay who the caller is, with what it has.
+    /// A user to become, with no capability left but `keeps`; `None` to stay who the caller is, with what it has.
     pub user: Option<Ids>,
+    /// What that user may hold. For any other than root that can only be nothing.
+    pub keeps: Capabilities,
     /// Where it starts. Entered as that user, so not by the command's own `current_dir`.
     pub directory: CString,
     /// Whether it starts in `/` if that directory can't be entered.
@@ -47,7 +50,7 @@ pub fn lead_new_session(command: &mut Command, spec: SessionSpec) {
             }
         }
         if let Some(user) = spec.user {
-            user.become_for_good()?;
+            user.become_for_good(spec.keeps)?;
         }
         // From here on with the rights of the program.
         match rustix::process::chdir(spec.directory.as_c_str()) {

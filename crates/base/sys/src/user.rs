@@ -4,7 +4,7 @@
 use std::io;
 use std::marker::PhantomData;
 
-use crate::capabilities::Sets;
+use crate::capabilities::{Capabilities, Sets, reduce_bounding_set};
 use crate::{privilege, process};
 
 /// Exit code of a process that can't get its own rights back.
@@ -22,16 +22,30 @@ pub struct Ids {
 }
 
 impl Ids {
-    /// Makes the calling process this user, without any capability or way back. For the child of a fork: it only makes system calls.
+    /// Makes the calling process this user, without any capability but `kept` or way back. For the child of a fork: it only makes system calls.
     ///
     /// # Errors
     /// What the calls say.
-    pub(crate) fn become_for_good(self) -> io::Result<()> {
+    pub(crate) fn become_for_good(self, kept: Capabilities) -> io::Result<()> {
+        let held = Sets::of_this_thread()?;
+        if held.permitted.contains(Capabilities::REDUCE_BOUNDS) {
+            let all = Sets {
+                effective: held.permitted,
+                ..held
+            };
+            all.apply()?;
+            reduce_bounding_set(kept)?;
+        }
         privilege::become_user(self.uid, self.gid)?;
         // The child still is a copy of its parent, secrets and all. Changing the user sets what fs.suid_dumpable says, which may be yes;
         // the exec makes the program dumpable again.
         privilege::set_dumpable(false)?;
-        Sets::NONE.apply()
+        let left = Sets {
+            effective: kept,
+            permitted: kept,
+            inheritable: Capabilities::NONE,
+        };
+        left.apply()
     }
 }
 

@@ -38,6 +38,8 @@ pub struct Group {
 pub(crate) struct GroupDir {
     pub(crate) path: PathBuf,
     pub(crate) is_v2: bool,
+    /// Made for freezing alone.
+    pub(crate) is_optional: bool,
 }
 
 /// How often a limit was hit.
@@ -163,9 +165,14 @@ impl Group {
                 made.dirs.push(GroupDir {
                     path: dir.path.clone(),
                     is_v2: dir.is_v2,
+                    is_optional: dir.is_optional,
                 });
                 apply(dir)
             });
+            if done.is_err() && dir.is_optional {
+                // It is not in `made`: nothing is written into an optional one, so only making it can fail.
+                continue;
+            }
             if let Err(error) = done {
                 // The cause is what the caller must hear of; empty new directories can always be removed.
                 drop(made.remove());
@@ -214,6 +221,7 @@ impl Group {
             dirs.push(GroupDir {
                 path: path.clone(),
                 is_v2: magic == CGROUP_MAGICS[1],
+                is_optional: false,
             });
         }
         Ok(Group { dirs })
@@ -229,27 +237,39 @@ impl Group {
     /// # Errors
     /// The process is gone, or this user may not move it.
     pub fn add(&self, pid: i32) -> Result<(), AddProcessError> {
-        let text = pid.to_string();
-        for dir in &self.dirs {
-            control_file::write(&dir.path.join("cgroup.procs"), &text).map_err(|source| AddProcessError {
-                pid,
-                path: dir.path.clone(),
-                source,
-            })?;
-        }
-        Ok(())
+        self.dirs.iter().try_for_each(|dir| add_to(dir, pid))
     }
 
-    /// Opens the group for `clone3(CLONE_INTO_CGROUP)` (Linux 5.7), which is much cheaper than a later [`Group::add`].
+    /// Does what [`Group::add`] does for a process that was born in the group of [`Group::open_for_clone`].
     ///
-    /// Only where all limits are in one v2 group; else `None`.
+    /// # Errors
+    /// The process is gone, or this user may not move it.
+    pub fn add_born_inside(&self, pid: i32) -> Result<(), AddProcessError> {
+        self.dirs
+            .iter()
+            .filter(|dir| !dir.is_v2)
+            .try_for_each(|dir| add_to(dir, pid))
+    }
+
+    /// Removes what holds no limit, where the sandbox could not be born in it: moving it there would cost more than it is worth.
+    pub fn give_up_freezing(&mut self) {
+        self.dirs.retain(|dir| {
+            let gone = dir.is_optional && fs::remove_dir(&dir.path).is_ok();
+            if gone {
+                drop(dir.path.parent().map(fs::remove_dir));
+            }
+            !dir.is_optional
+        });
+    }
+
+    /// Opens the v2 group for `clone3(CLONE_INTO_CGROUP)` (Linux 5.7), which is much cheaper than a later [`Group::add`]; `None` where all
+    /// groups are v1.
     #[must_use]
     pub fn open_for_clone(&self) -> Option<OwnedFd> {
-        let [dir] = self.dirs.as_slice() else { return None };
+        // There is at most one v2 hierarchy.
+        let dir = self.dirs.iter().find(|dir| dir.is_v2)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::open(&dir.path, flags, Mode::empty())
-            .ok()
-            .filter(|_| dir.is_v2)
+        rustix::fs::open(&dir.path, flags, Mode::empty()).ok()
     }
 
     /// Reads how often limits were hit; a counter that can't be read is 0.
@@ -275,7 +295,7 @@ impl Group {
     #[must_use]
     pub fn usage(&self) -> Usage {
         let mut usage = Usage::default();
-        for GroupDir { path, is_v2 } in &self.dirs {
+        for GroupDir { path, is_v2, .. } in &self.dirs {
             let (memory, cpu) = if *is_v2 {
                 // memory.peak: Linux 5.19.
                 let cpu = control_file::read_keyed(&path.join("cpu.stat"), "usage_usec");
@@ -309,6 +329,14 @@ impl Group {
         }
         first_error.map_or(Ok(()), Err)
     }
+}
+
+fn add_to(dir: &GroupDir, pid: i32) -> Result<(), AddProcessError> {
+    control_file::write(&dir.path.join("cgroup.procs"), &pid.to_string()).map_err(|source| AddProcessError {
+        pid,
+        path: dir.path.clone(),
+        source,
+    })
 }
 
 /// Makes `…/ringwall/NAME.PID`, with the shared parent where it is not there yet.

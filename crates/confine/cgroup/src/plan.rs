@@ -29,6 +29,8 @@ pub struct Request {
     pub cpus_millis: Option<u32>,
     /// Processes and threads.
     pub pids: Option<u32>,
+    /// Whether the sandbox should be in a group that can be frozen. Where there is none to be had, the plan just has none.
+    pub freezer: bool,
 }
 
 /// Where the groups go and what they are given.
@@ -46,6 +48,8 @@ pub(crate) struct PlannedDir {
     /// What the group above `ringwall` must switch on first; empty where it has it already.
     pub(crate) switch_on: Vec<Controller>,
     pub(crate) settings: Vec<Setting>,
+    /// Made for freezing alone: the sandbox can do without it.
+    pub(crate) is_optional: bool,
 }
 
 /// One value for one file.
@@ -122,6 +126,14 @@ impl Plan {
         if !reasons.is_empty() {
             return Err(LimitsUnavailable { reasons });
         }
+        if request.freezer
+            && !dirs.iter().any(|dir| dir.is_v2)
+            && let Some(place) = place_for_freezing(host)
+        {
+            let mut dir = PlannedDir::new(place.join(PARENT).join(&group), true, Vec::new(), Vec::new());
+            dir.is_optional = true;
+            dirs.push(dir);
+        }
         for dir in &mut dirs {
             dir.settings = dir
                 .controllers
@@ -152,6 +164,12 @@ impl Plan {
         self.dirs.iter().map(|dir| dir.path.as_path())
     }
 
+    /// Whether a group holds limits, so that the sandbox may not run outside of it.
+    #[must_use]
+    pub fn has_limits(&self) -> bool {
+        self.dirs.iter().any(|dir| !dir.is_optional)
+    }
+
     /// By what each limit will hold.
     pub fn mechanisms(&self) -> impl Iterator<Item = (Controller, Mechanism)> {
         self.dirs.iter().flat_map(|dir| {
@@ -178,6 +196,7 @@ impl PlannedDir {
             controllers,
             switch_on,
             settings: Vec::new(),
+            is_optional: false,
         }
     }
 }
@@ -281,6 +300,16 @@ fn place_on_v2(wanted: &[Controller], host: &Host) -> Result<Place, Vec<(Control
         failed = fail(WhyNot::NotTogether);
     }
     Err(failed)
+}
+
+/// Finds the nearest v2 group that can hold a child to be frozen: every one can that this user may write to, unless it is threaded.
+///
+/// v2 only (`cgroup.freeze`, Linux 5.2), also beside v1 hierarchies that hold the controllers: a process is born into a v2 group
+/// (`CLONE_INTO_CGROUP`) for nothing, but would have to be moved into a v1 group, which waits tens of milliseconds for a lock.
+fn place_for_freezing(host: &Host) -> Option<PathBuf> {
+    let place = place_on_v2(&[], host).ok()?.dir;
+    let kind = control_file::read(&place.join("cgroup.type"));
+    kind.map_or(true, |kind| kind.trim() == "domain").then_some(place)
 }
 
 /// What the files of a v2 group say.

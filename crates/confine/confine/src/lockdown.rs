@@ -72,6 +72,33 @@ pub fn keep_privileges(kept: Capabilities) -> Result<(), LockdownError> {
     }
 }
 
+/// Drops every capability but `kept` and sets `no_new_privs`. What is kept is uid 0's alone, over execs too. To be called by uid 0 with all
+/// capabilities of a user namespace in hand.
+///
+/// # Errors
+/// The step that failed, or what the kernel says is held in place of what was asked.
+pub fn keep_privileges_of_root(kept: Capabilities) -> Result<(), LockdownError> {
+    privilege::no_new_privileges().map_err(failed("set no_new_privs"))?;
+    capabilities::reduce_bounding_set(kept).map_err(failed("reduce the bounding set"))?;
+    capabilities::clear_ambient().map_err(failed("clear ambient capabilities"))?;
+    privilege::leave_capabilities_to_root().map_err(failed("lock the securebits"))?;
+    let wanted = Sets {
+        effective: kept,
+        permitted: kept,
+        inheritable: Capabilities::NONE,
+    };
+    wanted.apply().map_err(failed("drop capabilities"))?;
+    let held = Sets::of_this_thread().map_err(failed("read capabilities"))?;
+    let ambient = capabilities::ambient().map_err(failed("read ambient capabilities"))?;
+    if (held, ambient) == (wanted, Capabilities::NONE) {
+        Ok(())
+    } else {
+        Err(failed("drop capabilities")(io::Error::other(
+            "others are held than were asked for",
+        )))
+    }
+}
+
 /// Sets the resource limits given; core dumps are always off.
 ///
 /// # Errors

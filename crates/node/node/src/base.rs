@@ -257,6 +257,11 @@ fn accounts(skeleton: &mut Skeleton) -> io::Result<()> {
     let group = format!("root:x:0:\nuser:x:{gid}:\nnogroup:x:65534:\n");
     skeleton.file("etc/passwd", passwd.as_bytes())?;
     skeleton.file("etc/group", group.as_bytes())?;
+    // For `su` and its like as root, who needs no password; nobody else becomes another user here, set-id programs being what they are inside.
+    fs::create_dir_all(skeleton.root.join("etc/pam.d"))?;
+    let pam = "auth sufficient pam_rootok.so\nauth required pam_deny.so\naccount required pam_permit.so\npassword required pam_unix.so\n\
+               session required pam_permit.so\n";
+    skeleton.file("etc/pam.d/other", pam.as_bytes())?;
     skeleton.file("etc/hostname", b"ringwall\n")?;
     skeleton.file("etc/hosts", b"127.0.0.1 localhost ringwall\n::1 localhost\n")?;
     skeleton.file("etc/resolv.conf", b"")

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use ringwall_backend_process::{Record, RunState, StateDir};
+use ringwall_backend_process::{Record, RunState, StateDir, remove_left_groups};
 use ringwall_policy::{Changes, Limits, Policy};
 use ringwall_sandbox::{Guest, RunSpec};
 use ringwall_types::{Isolation, SandboxName};
@@ -100,6 +100,8 @@ pub fn run_keeper() -> Result<(), String> {
 pub(crate) struct Keeper {
     /// What it wrote down about itself.
     pub(crate) record: Record,
+    state: StateDir,
+    name: SandboxName,
     /// A pidfd: for tokio a pipe that becomes readable when the process ends, and that nobody reads.
     pidfd: Receiver,
 }
@@ -122,9 +124,10 @@ pub(crate) async fn start(
     }
     let mut limits = limits.clone();
     limits.files.get_or_insert(DEFAULT_FILES);
+    let name: SandboxName = id.parse().map_err(|error| format!("{error}"))?;
     let order = KeeperOrder {
         state: places.sandboxes(),
-        name: id.parse().map_err(|error| format!("{error}"))?,
+        name: name.clone(),
         lowers,
         host_system,
         limits,
@@ -190,24 +193,32 @@ pub(crate) async fn start(
         changes: String::new(),
         ended: None,
     };
-    Ok(Keeper { record, pidfd })
+    Ok(Keeper {
+        record,
+        state: StateDir::at(places.sandboxes()),
+        name,
+        pidfd,
+    })
 }
 
 /// Finds the keeper of a sandbox that was started earlier.
 pub(crate) fn find(state: &StateDir, id: &str) -> Option<Keeper> {
-    let (record, run_state) = state.look_up(&id.parse().ok()?).ok()?;
+    let name: SandboxName = id.parse().ok()?;
+    let (record, run_state) = state.look_up(&name).ok()?;
     let record = record?;
     if run_state != RunState::Running || record.ended.is_some() {
         return None;
     }
     let pidfd = pidfd_open(Pid::from_raw(record.keeper)?, PidfdFlags::NONBLOCK).ok()?;
     // Looked at again with the descriptor in hand: from now on the pid can't be another's.
-    let (again, run_state) = state.look_up(&id.parse().ok()?).ok()?;
+    let (again, run_state) = state.look_up(&name).ok()?;
     if run_state != RunState::Running || again?.keeper_start != record.keeper_start {
         return None;
     }
     Some(Keeper {
         record,
+        state: state.clone(),
+        name,
         pidfd: Receiver::from_owned_fd_unchecked(pidfd).ok()?,
     })
 }
@@ -231,5 +242,24 @@ impl Keeper {
         }
         let _ = pidfd_send_signal(self.pidfd.as_fd(), rustix::process::Signal::KILL);
         drop(tokio::time::timeout(END_PATIENCE, self.ended()).await);
+        self.clean_up().await;
+    }
+
+    /// Removes the control groups that a keeper leaves when it does not end by itself. Only after its end.
+    pub(crate) async fn clean_up(&self) {
+        clean_up(self.state.clone(), self.name.clone()).await;
+    }
+}
+
+/// Removes the control groups of a sandbox without a keeper.
+pub(crate) async fn clean_up(state: StateDir, name: SandboxName) {
+    let text = name.to_string();
+    let removed = tokio::task::spawn_blocking(move || remove_left_groups(&state, &name)).await;
+    if let Ok(Err(error)) = removed {
+        tracing::warn!(
+            name = text,
+            error,
+            "can't remove the control groups of a sandbox that has ended"
+        );
     }
 }

@@ -44,8 +44,10 @@ pub(crate) async fn recover(inner: &Arc<Inner>) -> Result<(), StartNodeError> {
     for record in records {
         known.insert(record.id.clone());
         let live = Live::new(record);
-        if let Some(found) = keeper::find(&state, &live.id) {
-            live.set_keeper(Some(Arc::new(found)));
+        match (keeper::find(&state, &live.id), live.id.parse()) {
+            (Some(found), _) => live.set_keeper(Some(Arc::new(found))),
+            (None, Ok(name)) => keeper::clean_up(state.clone(), name).await,
+            (None, Err(_)) => {}
         }
         inner
             .sandboxes
@@ -99,8 +101,10 @@ async fn remove_strangers(inner: &Arc<Inner>, state: &StateDir, known: &HashSet<
         let Some(id) = name.to_str().filter(|id| !known.contains(*id)) else {
             continue;
         };
-        if let Some(keeper) = keeper::find(state, id) {
-            keeper.end().await;
+        match (keeper::find(state, id), id.parse()) {
+            (Some(keeper), _) => keeper.end().await,
+            (None, Ok(name)) => keeper::clean_up(state.clone(), name).await,
+            (None, Err(_)) => {}
         }
         if let Err(error) = inner.places.discard(&entry.path()) {
             tracing::warn!(id, %error, "can't remove what belongs to no sandbox");

@@ -175,6 +175,7 @@ fn a_v2_group_is_killed_at_once() {
         controllers: Vec::new(),
         switch_on: Vec::new(),
         settings: Vec::new(),
+        is_optional: false,
     };
     let group = Group::create(&Plan { dirs: vec![dir] }).expect("group");
     assert_eq!(
@@ -184,7 +185,17 @@ fn a_v2_group_is_killed_at_once() {
     );
     assert!(group.open_for_clone().is_some());
     let mut sleeper = Command::new("/bin/sleep").arg("60").spawn().expect("sleep");
-    let added = group.add(i32::try_from(sleeper.id()).expect("pid"));
+    let pid = i32::try_from(sleeper.id()).expect("pid");
+    assert_eq!(group.freezer_of(pid), None, "it is not in it");
+    let added = group.add(pid);
+    let freezer = group.freezer_of(pid).expect("a freezer");
+    freezer.freeze().expect("frozen");
+    freezer.freeze().expect("frozen still");
+    assert!(freezer.is_frozen());
+    freezer.thaw().expect("thawed");
+    assert!(!freezer.is_frozen());
+    // SIGKILL gets at what is frozen.
+    freezer.freeze().expect("frozen");
     let killed = group.kill_all();
     drop(sleeper.kill());
     let status = sleeper.wait().expect("wait");
@@ -257,6 +268,7 @@ fn all_limits_together_are_reported_with_their_mechanism() {
         memory: Some(64 << 20),
         cpus_millis: Some(1500),
         pids: Some(9),
+        freezer: false,
     };
     let Some(plan) = native_plan(&request, "test-all") else {
         return;
@@ -333,6 +345,7 @@ fn v2_values_go_to_the_right_files() {
         otherwise,
     };
     let planned = PlannedDir {
+        is_optional: false,
         path: dir.clone(),
         is_v2: true,
         controllers: vec![Controller::Memory, Controller::Cpu],
@@ -351,7 +364,11 @@ fn v2_values_go_to_the_right_files() {
     assert_eq!(text("ringwall/box.1/memory.max"), "4096");
     assert_eq!(text("ringwall/box.1/cpu.max"), "150000 100000");
     let group = Group {
-        dirs: vec![GroupDir { path: dir, is_v2: true }],
+        dirs: vec![GroupDir {
+            path: dir,
+            is_v2: true,
+            is_optional: false,
+        }],
     };
     assert_eq!(
         group.events(),
@@ -386,6 +403,7 @@ fn measure_create_add_remove() {
         memory: Some(64 << 20),
         cpus_millis: Some(1000),
         pids: Some(64),
+        freezer: false,
     };
     for (label, request) in [("pids", one), ("memory+cpu+pids", all)] {
         let mut times: [Vec<Duration>; 4] = Default::default();

@@ -9,6 +9,14 @@ const EVERYTHING: Request = Request {
     memory: Some(1 << 20),
     cpus_millis: Some(1500),
     pids: Some(9),
+    freezer: false,
+};
+/// A place to be frozen in, and nothing else.
+const FREEZER: Request = Request {
+    memory: None,
+    cpus_millis: None,
+    pids: None,
+    freezer: true,
 };
 
 /// Says whether this user may write to a path. The bit that stands for it is one that hinders neither the test nor its
@@ -275,4 +283,37 @@ fn values_are_what_the_kernel_expects() {
         assert!(quota_us >= 1000 && period_us <= 1_000_000, "{millis}");
         assert_eq!(quota_us * 1000 / period_us, u64::from(millis));
     }
+}
+
+#[test]
+fn a_place_for_freezing_is_found_or_done_without() {
+    let paths = |plan: &Plan| plan.paths().map(Path::to_owned).collect::<Vec<_>>();
+    // Delegated without any controller, and holding processes itself: good enough to be frozen in.
+    let machine = Machine::v2("/user/own");
+    machine.group("/", "cpu", "", "1\n", false);
+    machine.group("/user", "", "", "", false);
+    machine.group("/user/own", "", "", "7\n", true);
+    let plan = machine.plan(&FREEZER).expect("a plan");
+    assert!(!plan.has_limits());
+    assert!(
+        paths(&plan)[0].to_string_lossy().contains("/user/own/ringwall/"),
+        "{plan:?}"
+    );
+    // Not where the group is threaded, or somebody else's.
+    machine.file("sys/fs/cgroup/user/own/cgroup.type", "threaded\n");
+    assert_eq!(paths(&machine.plan(&FREEZER).expect("no error")), Vec::<PathBuf>::new());
+    let other = Machine::v2("/user/own");
+    other.group("/user/own", "", "", "7\n", false);
+    assert_eq!(paths(&other.plan(&FREEZER).expect("no error")), Vec::<PathBuf>::new());
+    // Limits on v2 and the freezer share one group.
+    let both = Machine::v2("/");
+    both.group("/", "cpu memory pids", "", "1\n", true);
+    let plan = both
+        .plan(&Request {
+            freezer: true,
+            ..EVERYTHING
+        })
+        .expect("a plan");
+    assert!(plan.has_limits());
+    assert_eq!(paths(&plan).len(), 1, "{plan:?}");
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ringwall_backend_process::{Frozen, StateDir, freeze, thaw};
+use ringwall_backend_process::{FreezeWay, Frozen, StateDir, freeze, thaw};
 use ringwall_sandbox::service::{ConnectSandbox, Connected, PauseMode, PauseSandbox, ServiceError, StartedAs};
 
 use super::{create, start};
@@ -22,11 +22,15 @@ pub(crate) async fn pause(inner: &Arc<Inner>, live: &Arc<Live>, request: PauseSa
         _ => return Err(ServiceError::no_sandbox(&live.id)),
     }
     live.change(&inner.store, |record| record.phase = Phase::Pausing)?;
+    let mut fields = vec![];
     if request.memory {
-        let frozen = stop(inner, &live.id).await;
-        if let Err(error) = frozen {
-            live.change(&inner.store, |record| record.phase = Phase::Running)?;
-            return Err(error);
+        match stop(inner, &live.id).await {
+            // How firmly it stands still is worth knowing: stop signals are only as good as the programs inside let them be.
+            Ok(way) => fields.push(("frozenBy", way.name().to_owned())),
+            Err(error) => {
+                live.change(&inner.store, |record| record.phase = Phase::Running)?;
+                return Err(error);
+            }
         }
         live.change(&inner.store, |record| record.phase = Phase::Paused(PauseMode::Full))?;
     } else {
@@ -39,12 +43,8 @@ pub(crate) async fn pause(inner: &Arc<Inner>, live: &Arc<Live>, request: PauseSa
         })?;
     }
     let mode = if request.memory { "full" } else { "filesystem" };
-    logs::add(
-        &inner.places.sandbox(&live.id),
-        "info",
-        "sandbox paused",
-        &[("pauseMode", mode.to_owned())],
-    );
+    fields.insert(0, ("pauseMode", mode.to_owned()));
+    logs::add(&inner.places.sandbox(&live.id), "info", "sandbox paused", &fields);
     Ok(())
 }
 
@@ -134,7 +134,7 @@ fn frozen_file(directory: &Path) -> PathBuf {
 }
 
 /// Freezes every process of a sandbox.
-pub(crate) async fn stop(inner: &Inner, id: &str) -> Result<(), ServiceError> {
+pub(crate) async fn stop(inner: &Inner, id: &str) -> Result<FreezeWay, ServiceError> {
     let what = "can't pause the sandbox";
     let (state, id, directory) = (
         StateDir::at(inner.places.sandboxes()),
@@ -147,10 +147,13 @@ pub(crate) async fn stop(inner: &Inner, id: &str) -> Result<(), ServiceError> {
         let record = record.ok_or("its keeper has written nothing down")?;
         let frozen = freeze(&record).map_err(|error| error.to_string())?;
         let text = serde_json::to_vec(&frozen).map_err(|error| error.to_string())?;
-        std::fs::write(frozen_file(&directory), text).map_err(|error| {
-            thaw(&record, &frozen);
-            error.to_string()
-        })
+        match std::fs::write(frozen_file(&directory), text) {
+            Ok(()) => Ok(frozen.way),
+            Err(error) => {
+                thaw(&record, &frozen).map_err(|error| error.to_string())?;
+                Err(error.to_string())
+            }
+        }
     })
     .await
 }
@@ -171,7 +174,8 @@ pub(crate) async fn go_on(inner: &Inner, id: &str) -> Result<(), ServiceError> {
             .unwrap_or_default();
         let name = id.parse().map_err(|error| format!("{error}"))?;
         let record = state.look_up(&name).map_err(|error| error.to_string())?.0;
-        thaw(&record.ok_or("its keeper has written nothing down")?, &frozen);
+        let record = record.ok_or("its keeper has written nothing down")?;
+        thaw(&record, &frozen).map_err(|error| error.to_string())?;
         match std::fs::remove_file(&file) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.to_string()),
             _ => Ok(()),
@@ -180,10 +184,10 @@ pub(crate) async fn go_on(inner: &Inner, id: &str) -> Result<(), ServiceError> {
     .await
 }
 
-async fn blocking(
+async fn blocking<T: Send + 'static>(
     what: &'static str,
-    work: impl FnOnce() -> Result<(), String> + Send + 'static,
-) -> Result<(), ServiceError> {
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, ServiceError> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(ServiceError::internal(what))?

@@ -103,6 +103,7 @@ pub(crate) fn watch(inner: &Arc<Inner>, live: &Arc<Live>, keeper: Arc<Keeper>) {
             return;
         }
         live.set_keeper(None);
+        keeper.clean_up().await;
         if matches!(live.phase(), Phase::Running | Phase::Paused(PauseMode::Full)) {
             logs::add(
                 &inner.places.sandbox(&live.id),
