@@ -32,6 +32,19 @@ impl Cache {
     /// # Errors
     /// [`TestbedError::File`].
     pub(crate) fn open_locked_by(lock: &str) -> Result<Self, TestbedError> {
+        Self::open_at(Self::place(), lock)
+    }
+
+    /// The folder of entry `name-key` if it is there, without waiting for a task that fills the cache: an entry that is there is whole.
+    pub(crate) fn look_up(name: &str, key: &str) -> Option<PathBuf> {
+        Some(Self::entry_folder(&Self::place(), name, key)).filter(|folder| folder.is_dir())
+    }
+
+    fn entry_folder(cache: &Path, name: &str, key: &str) -> PathBuf {
+        cache.join(format!("{name}.{FORMAT}-{key}"))
+    }
+
+    fn place() -> PathBuf {
         let set = std::env::var_os("RINGWALL_CACHE")
             .filter(|path| !path.is_empty())
             .map(PathBuf::from);
@@ -40,7 +53,7 @@ impl Cache {
                 .unwrap_or_else(|| "/var/tmp".into())
                 .join(".cache/ringwall")
         };
-        Self::open_at(set.unwrap_or_else(home), lock)
+        set.unwrap_or_else(home)
     }
 
     fn open_at(folder: PathBuf, lock: &str) -> Result<Self, TestbedError> {
@@ -68,8 +81,7 @@ impl Cache {
         refresh: bool,
         make: impl FnOnce(&Path) -> Result<(), TestbedError>,
     ) -> Result<PathBuf, TestbedError> {
-        let prefix = format!("{name}.");
-        let folder = self.folder.join(format!("{prefix}{FORMAT}-{key}"));
+        let folder = Self::entry_folder(&self.folder, name, key);
         if folder.is_dir() && !refresh {
             return Ok(folder);
         }
@@ -77,6 +89,7 @@ impl Cache {
         remove_tree(&unfinished)?; // what an interrupted task left
         fs::create_dir(&unfinished).map_err(at(&unfinished))?;
         make(&unfinished)?;
+        let prefix = format!("{name}.");
         for entry in fs::read_dir(&self.folder).map_err(at(&self.folder))? {
             let entry = entry.map_err(at(&self.folder))?;
             if entry.file_name().to_string_lossy().starts_with(&prefix) {

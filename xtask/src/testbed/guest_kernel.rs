@@ -148,10 +148,14 @@ pub(crate) fn prepare(checkout: &Path, arch: GuestArch, refresh: bool) -> Result
     packages::require(Wanted::Build)?;
     packages::require(Wanted::Testbed)?;
     let inputs = Inputs::read(checkout, arch)?;
-    let cache = Cache::open_locked_by(LOCK)?;
-    let folder = cache.entry(&format!("guest-kernel-{arch}"), &inputs.key()?, refresh, |into| {
-        build(&cache, &inputs, into)
-    })?;
+    let (name, key) = (format!("guest-kernel-{arch}"), inputs.key()?);
+    let folder = match Cache::look_up(&name, &key).filter(|_| !refresh) {
+        Some(folder) => folder,
+        None => {
+            let cache = Cache::open_locked_by(LOCK)?;
+            cache.entry(&name, &key, refresh, |into| build(&cache, &inputs, into))?
+        }
+    };
     let image = folder.join(arch.product().0);
     let sum = command::text(Command::new("sha256sum").arg("--").arg(&image))?;
     Ok(GuestKernel {
@@ -335,7 +339,7 @@ mod tests {
         let fragments = "# About X is not set\nCONFIG_A=y\nCONFIG_B=32\n# CONFIG_C is not set\n# CONFIG_D is not set\n\nCONFIG_E=y\n";
         let config = "CONFIG_A=y\nCONFIG_B=8\n# CONFIG_C is not set\nCONFIG_D=m\nCONFIG_DE=y\n";
         assert_eq!(
-            unmet(fragments, config),
+            unmet(&settings(fragments), config),
             ["CONFIG_B=32", "# CONFIG_D is not set", "CONFIG_E=y"]
         );
     }
