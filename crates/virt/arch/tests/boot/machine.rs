@@ -18,6 +18,7 @@ pub(crate) struct Machine {
     pub(crate) platform: Platform,
     pub(crate) vm: VmFd,
     pub(crate) ram: GuestRam,
+    ram_bytes: u64,
 }
 
 /// A snapshot.
@@ -29,10 +30,14 @@ pub(crate) struct Saved {
 
 impl Machine {
     pub(crate) fn new(kvm: &Kvm, vcpus: u8) -> Self {
+        Self::with_ram(kvm, vcpus, RAM_BYTES)
+    }
+
+    pub(crate) fn with_ram(kvm: &Kvm, vcpus: u8, ram_bytes: u64) -> Self {
         native::check(kvm).unwrap();
         let vm = kvm.create_vm().unwrap();
         let mut platform = Platform::create(kvm, &vm, PlatformOptions { vcpus }).unwrap();
-        let ram = anonymous_ram(&layout::ram_regions(RAM_BYTES)).unwrap();
+        let ram = anonymous_ram(&layout::ram_regions(ram_bytes)).unwrap();
         for (slot, region) in ram.iter().enumerate() {
             let region = kvm_userspace_memory_region {
                 slot: slot as u32,
@@ -56,22 +61,28 @@ impl Machine {
             platform,
             vm,
             ram,
+            ram_bytes,
         }
     }
 
     /// Loads a kernel and makes the boot vCPU ready to run it.
     pub(crate) fn boot(&self, kernel: &[u8]) {
         let loaded = native::load_kernel(&self.ram, &mut Cursor::new(kernel), kernel.len() as u64).unwrap();
-        let boot = self.write_tables(&loaded, None);
+        let boot = self.write_tables(&loaded, None, "console=ttyS0");
         native::set_boot_registers(&self.vcpus[0], &boot).unwrap();
     }
 
-    pub(crate) fn write_tables(&self, kernel: &LoadedKernel, initrd: Option<Range<u64>>) -> native::BootInfo {
+    pub(crate) fn write_tables(
+        &self,
+        kernel: &LoadedKernel,
+        initrd: Option<Range<u64>>,
+        command_line: &str,
+    ) -> native::BootInfo {
         let virtio: Vec<_> = (0..2).filter_map(layout::virtio_mmio).collect();
         let board = Board {
             vcpus: self.vcpus.len() as u8,
-            ram_bytes: RAM_BYTES,
-            command_line: "console=ttyS0",
+            ram_bytes: self.ram_bytes,
+            command_line,
             initrd,
             virtio: &virtio,
             gic: self.platform.gic(),

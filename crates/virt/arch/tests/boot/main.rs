@@ -14,6 +14,7 @@
     reason = "a test: it may panic and print, and its numbers are small"
 )]
 
+mod linux;
 mod machine;
 #[cfg(target_arch = "aarch64")]
 #[path = "payload_aarch64.rs"]
@@ -55,7 +56,7 @@ fn an_initrd_is_where_the_guest_is_told() {
     assert_eq!(initrd.end - initrd.start, 6);
     assert_eq!(initrd.start % 4096, 0);
     assert_eq!(machine.memory(initrd.start, 6), b"initrd");
-    machine.write_tables(&loaded, Some(initrd));
+    machine.write_tables(&loaded, Some(initrd), "");
 }
 
 #[test]

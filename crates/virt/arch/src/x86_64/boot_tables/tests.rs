@@ -145,7 +145,10 @@ fn what_is_wrong_with_a_board_is_said() {
         ),
         (
             Board {
-                initrd: Some(0x100_1000..0x100_0000),
+                initrd: Some(std::ops::Range {
+                    start: 0x100_1000,
+                    end: 0x100_0000,
+                }),
                 ..board(&[])
             },
             "the initrd at 0x1001000..0x1000000 is not above the kernel, which ends at 0x800000, and within RAM",
