@@ -297,6 +297,12 @@ impl DriverQueue {
         self.store_u16(self.available + 4 + 2 * u64::from(self.size), index);
     }
 
+    /// After which available chain the device wants a notification, with the event index.
+    #[must_use]
+    pub fn available_event(&self) -> u16 {
+        self.load_u16(self.used + 4 + 8 * u64::from(self.size))
+    }
+
     /// The used ring's flags (1: no notifications).
     #[must_use]
     pub fn used_flags(&self) -> u16 {
