@@ -11,6 +11,8 @@ use super::device::Fault;
 
 /// Offset of the ring in the available ring: after flags and index (§2.7.6).
 const AVAILABLE_RING_OFFSET: u64 = 4;
+/// Offset of the elements in the used ring: after flags and index (§2.7.8).
+const USED_ELEMENTS: u64 = 4;
 
 /// One queue of an active device.
 #[derive(Debug)]
@@ -113,8 +115,6 @@ impl VirtQueue {
     /// # Errors
     /// A malformed ring.
     pub fn add_used_together(&mut self, memory: &GuestRam, chains: &[(u16, u32)]) -> Result<(), Fault> {
-        /// Offset of the elements in the used ring: after flags and index (§2.7.8).
-        const USED_ELEMENTS: u64 = 4;
         let Some(((last, last_written), before)) = chains.split_last() else {
             return Ok(());
         };
