@@ -42,7 +42,9 @@ mod tests {
 
     #[test]
     fn fields_are_where_the_standard_says() {
-        let mac = Some(MacAddress([2, 0, 0, 0xaa, 0xbb, 0xcc]));
+        let address = MacAddress([2, 0, 0, 0xaa, 0xbb, 0xcc]);
+        assert_eq!(address.to_string(), "02:00:00:aa:bb:cc");
+        let mac = Some(address);
         let mut space = [0xff; 16];
         read(mac, Some(1500), 0, &mut space);
         assert_eq!(space, [2, 0, 0, 0xaa, 0xbb, 0xcc, 0, 0, 0, 0, 0xdc, 5, 0, 0, 0, 0]);
@@ -51,6 +53,5 @@ mod tests {
         assert_eq!(byte, [0xcc]);
         read(mac, None, u64::MAX, &mut byte);
         assert_eq!(byte, [0]);
-        assert_eq!(mac.unwrap().to_string(), "02:00:00:aa:bb:cc");
     }
 }

@@ -180,14 +180,11 @@ impl Net {
             self.receive.reset(&*self.backend);
             return Ok(());
         }
-        let received = self
+        let is_split = self
             .receive
             .run(memory, queue, &mut *self.backend, agreed, &self.metrics)?;
-        if received.must_come_back {
-            self.kick();
-        }
         session.signal(RECEIVE)?;
-        if received.is_split {
+        if is_split {
             // The queue counts only the last of several buffers for the event index.
             let _full = session.interrupt.trigger(Cause::Queue(RECEIVE));
         }

@@ -45,6 +45,8 @@ struct Held {
     bytes: usize,
     header: PacketHeader,
     is_paid: bool,
+    /// It is counted as having waited for room.
+    has_waited: bool,
 }
 
 /// What became of a packet.
@@ -55,15 +57,6 @@ enum Delivery {
     Dropped,
     /// The guest has no buffers for it now.
     NoRoom,
-}
-
-/// How a call ended.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Received {
-    /// A packet filled several buffers: the guest must be interrupted whether it asked or not.
-    pub(super) is_split: bool,
-    /// Nothing will tell that there is more to do.
-    pub(super) must_come_back: bool,
 }
 
 /// What was agreed on for this direction.
@@ -124,7 +117,8 @@ impl Receive {
         Ok(())
     }
 
-    /// Gives packets to the guest, and then waits for what is missing.
+    /// Gives packets to the guest, and then waits for what is missing. Returns whether one packet filled several buffers: then the guest
+    /// must be interrupted whether it asked or not.
     ///
     /// # Errors
     /// A malformed ring or chain.
@@ -135,20 +129,21 @@ impl Receive {
         backend: &mut dyn Backend,
         agreed: Agreed,
         metrics: &NetMetrics,
-    ) -> Result<Received, DeviceError> {
+    ) -> Result<bool, DeviceError> {
         let (mut is_split, mut can_go_on) = (false, true);
         for _ in 0..BATCH {
             let Some(held) = self.take(backend, agreed, metrics) else {
                 can_go_on = !self.is_broken;
                 break;
             };
-            if !held.is_paid {
+            let held = Held { is_paid: true, ..held };
+            if !self.held.is_some_and(|held| held.is_paid) {
                 if !self.limiter.take(frame_bytes(held.bytes)) {
                     add(&metrics.received_throttled, 1);
                     can_go_on = false;
                     break;
                 }
-                self.held = Some(Held { is_paid: true, ..held });
+                self.held = Some(held);
             }
             match self.deliver(held, memory, queue, agreed.can_split)? {
                 Delivery::Given { is_split: one } => {
@@ -162,19 +157,16 @@ impl Receive {
                     self.held = None;
                 }
                 Delivery::NoRoom => {
-                    if queue.enable_notification(memory)? {
-                        // Buffers came in the meantime.
-                        continue;
-                    }
-                    add(&metrics.received_no_room, 1);
+                    add(&metrics.received_no_room, u64::from(!held.has_waited));
+                    self.held = Some(Held {
+                        has_waited: true,
+                        ..held
+                    });
                     can_go_on = false;
                     break;
                 }
             }
         }
-        // Held and yet able to go on: the driver adds buffers again and again that are not enough. The caller comes back, after others.
-        let must_come_back = can_go_on && self.held.is_some();
-        let can_go_on = can_go_on && self.held.is_none();
         if can_go_on {
             queue.disable_notification(memory)?;
         }
@@ -182,10 +174,7 @@ impl Receive {
             what: "waiting for the network's back end",
             source,
         })?;
-        Ok(Received {
-            is_split,
-            must_come_back,
-        })
+        Ok(is_split)
     }
 
     /// The packet that is held, or the next one. What the back end must not give is dropped.
@@ -206,6 +195,7 @@ impl Receive {
                         bytes,
                         header,
                         is_paid: false,
+                        has_waited: false,
                     });
                     return self.held;
                 }
@@ -237,6 +227,10 @@ impl Receive {
         let mut room = 0_u64;
         while room < needed && chains.len() < most {
             let Some(chain) = queue.pop(memory)? else {
+                // Asked for while the buffers are taken out: the driver tells of the next one after them, not of the next one at all.
+                if queue.enable_notification(memory)? {
+                    continue;
+                }
                 for _ in &chains {
                     queue.undo_pop();
                 }
