@@ -36,3 +36,53 @@ fn metadata() {
 fn unpack() {
     replay("unpack", ringwall_fuzz_targets::unpack, 5);
 }
+
+#[test]
+fn queue() {
+    replay("queue", ringwall_fuzz_targets::queue, 13);
+}
+
+#[test]
+fn mmio() {
+    replay("mmio", ringwall_fuzz_targets::mmio, 11);
+}
+
+#[test]
+fn vsock() {
+    replay("vsock", ringwall_fuzz_targets::vsock, 14);
+}
+
+#[test]
+fn vsock_packets() {
+    replay("vsock_packets", ringwall_fuzz_targets::vsock_packets, 6);
+}
+
+#[test]
+fn block() {
+    replay("block", ringwall_fuzz_targets::block, 12);
+}
+
+#[test]
+fn net() {
+    replay("net", ringwall_fuzz_targets::net, 8);
+}
+
+#[test]
+fn balloon() {
+    replay("balloon", ringwall_fuzz_targets::balloon, 7);
+}
+
+#[test]
+fn kernel_x86_64() {
+    replay("kernel_x86_64", ringwall_fuzz_targets::kernel_x86_64, 19);
+}
+
+#[test]
+fn kernel_aarch64() {
+    replay("kernel_aarch64", ringwall_fuzz_targets::kernel_aarch64, 14);
+}
+
+#[test]
+fn board() {
+    replay("board", ringwall_fuzz_targets::board, 18);
+}

@@ -4,6 +4,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustix::net::{AddressFamily, SocketFlags, SocketType, listen, socket_with};
+
 use super::connector::Connector;
 use super::deadlines::Timeouts;
 use super::device::Vsock;
@@ -36,14 +38,15 @@ pub struct Outside {
 }
 
 impl Outside {
-    /// Connects to the device's socket.
+    /// Connects to the device's socket, without waiting for the device.
     ///
     /// # Errors
-    /// What the system says.
+    /// What the system says; `EAGAIN` if too many wait already.
     pub fn connect(&self) -> std::io::Result<UnixStream> {
-        let stream = UnixStream::connect_addr(&self.listener.local_addr()?)?;
-        stream.set_nonblocking(true)?;
-        Ok(stream)
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::connect(&socket, &rustix::net::getsockname(&self.listener)?)?;
+        Ok(socket.into())
     }
 
     /// The other ends of what the guest has connected to since the last call.
@@ -122,9 +125,8 @@ pub fn fuzz_packets(data: &[u8]) {
 }
 
 fn unnamed_listener() -> std::io::Result<UnixListener> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, listen, socket_with};
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     rustix::net::bind(&socket, &rustix::net::SocketAddrUnix::new_unnamed())?;
-    listen(&socket, 1)?;
+    listen(&socket, 64)?;
     Ok(socket.into())
 }
