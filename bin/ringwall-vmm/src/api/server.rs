@@ -13,6 +13,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use super::connection::{Complete, Connection};
 use super::link::Link;
 use super::listener::Listener;
+use super::metrics::Counters;
 use super::response::{self, Notes};
 
 /// Most clients at once (Firecracker's bound).
@@ -62,6 +63,7 @@ pub struct Server {
     listener: Listener,
     link: Link,
     limits: Limits,
+    counters: Arc<Counters>,
     stopper: Stopper,
     connections: Vec<Connection>,
     no_accept_until: Option<Instant>,
@@ -109,6 +111,7 @@ impl Server {
             listener,
             link,
             limits,
+            counters: Arc::default(),
             stopper,
             connections: Vec::new(),
             no_accept_until: None,
@@ -138,6 +141,11 @@ impl Server {
     /// What stops the server when it is written, for those who call [`Self::run`] themselves.
     pub fn stopper(&self) -> Stopper {
         self.stopper.clone()
+    }
+
+    /// What it counts, for [`MetricsFile`](super::MetricsFile).
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
     }
 
     /// Serves until it is stopped.
@@ -243,6 +251,7 @@ impl Server {
             status = rendered.status,
             "request"
         );
+        self.counters.note(request.head.method, rendered.status);
         let took = began.elapsed();
         for (other, connection) in self.connections.iter_mut().enumerate() {
             if other == index {

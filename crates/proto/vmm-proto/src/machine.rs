@@ -252,7 +252,7 @@ impl WireMachine {
 }
 
 /// Changes to a machine; what is `None` stays.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MachineUpdate {
     /// The number of vCPUs.
     pub vcpu_count: Option<VcpuCount>,

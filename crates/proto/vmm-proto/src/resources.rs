@@ -7,10 +7,11 @@ use crate::boot_source::BootSource;
 use crate::drive::Drive;
 use crate::entropy::Entropy;
 use crate::error::ValueError;
-use crate::machine::MachineConfig;
+use crate::machine::{MachineConfig, MachineUpdate};
 use crate::mmds::MmdsConfig;
 use crate::network::NetworkInterface;
 use crate::serial::Serial;
+use crate::snapshot::LoadSnapshot;
 use crate::vsock::Vsock;
 
 /// Most drives, and most interfaces. Ours: bounds what a client can make us keep; how many devices fit on the bus is found out at the start.
@@ -87,6 +88,15 @@ pub enum ConfigureError {
         /// How many.
         max: usize,
     },
+    /// A load changes an interface that isn't there.
+    #[error("network_overrides names {id}, and the snapshot has no such interface")]
+    NoInterfaceToOverride {
+        /// The id.
+        id: String,
+    },
+    /// A load changes a vsock that isn't there.
+    #[error("vsock_override is given, and the snapshot has no vsock")]
+    NoVsockToOverride,
     /// The metadata service on an interface that isn't there.
     #[error("network_interfaces names {id}, and there is no such interface")]
     NoSuchInterface {
@@ -110,6 +120,49 @@ impl Resources {
             mmds_config: None,
             architecture,
         }
+    }
+
+    /// Changes what a load changes of a snapshot's configuration: tap devices, the vsock's path, whether written pages are counted. For the VMM,
+    /// with the configuration that was in the snapshot, before it makes the devices.
+    ///
+    /// # Errors
+    /// An override is for something that isn't in the snapshot, or two interfaces would use one tap device; nothing is changed then.
+    pub fn apply_load(&mut self, load: &LoadSnapshot) -> Result<(), ConfigureError> {
+        let mut changed = self.clone();
+        for change in &load.network_overrides {
+            let known = changed
+                .interfaces
+                .iter_mut()
+                .find(|known| known.iface_id == change.iface_id);
+            let unknown = || ConfigureError::NoInterfaceToOverride {
+                id: change.iface_id.to_string(),
+            };
+            known.ok_or_else(unknown)?.host_dev_name = change.host_dev_name.clone();
+        }
+        for (index, interface) in changed.interfaces.iter().enumerate() {
+            let mut others = changed.interfaces.iter().take(index);
+            if let Some(known) = others.find(|known| known.host_dev_name == interface.host_dev_name) {
+                let device = interface.host_dev_name.as_str().to_owned();
+                return Err(ConfigureError::DeviceInUse {
+                    known: known.iface_id.to_string(),
+                    device,
+                });
+            }
+        }
+        if let Some(path) = &load.vsock_override {
+            changed
+                .vsock
+                .as_mut()
+                .ok_or(ConfigureError::NoVsockToOverride)?
+                .uds_path = path.clone();
+        }
+        let tracking = MachineUpdate {
+            track_dirty_pages: Some(load.track_dirty_pages),
+            ..MachineUpdate::default()
+        };
+        changed.machine = changed.machine.updated(&tracking)?;
+        *self = changed;
+        Ok(())
     }
 
     /// The drive that is the root.

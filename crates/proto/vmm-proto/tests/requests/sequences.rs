@@ -283,3 +283,52 @@ fn needs_name_what_must_be_on_the_host() {
     );
     assert!(needs(Method::Put, "/entropy", "{}").is_empty());
 }
+
+#[test]
+fn a_load_changes_what_it_says_and_nothing_it_cannot() {
+    let mut client = Client::running();
+    client.controller().resources_mut().vsock = None;
+    let load = |extra: &str| {
+        let body = format!(r#"{{"snapshot_path":"/s","mem_file_path":"/m",{extra}}}"#);
+        match parse(Method::Put, "/snapshot/load", body.as_bytes()).unwrap().action {
+            Action::LoadSnapshot(load) => load,
+            other => panic!("{other:?}"),
+        }
+    };
+    let resources = client.controller().resources_mut();
+    let before = resources.clone();
+    let unknown = load(r#""network_overrides":[{"iface_id":"m","host_dev_name":"tap7"}]"#);
+    assert!(
+        resources
+            .apply_load(&unknown)
+            .unwrap_err()
+            .to_string()
+            .contains("no such interface")
+    );
+    let vsock =
+        load(r#""network_overrides":[{"iface_id":"n","host_dev_name":"tap7"}],"vsock_override":{"uds_path":"/new"}"#);
+    assert!(
+        resources
+            .apply_load(&vsock)
+            .unwrap_err()
+            .to_string()
+            .contains("no vsock")
+    );
+    assert_eq!(*resources, before);
+    let tap = load(r#""network_overrides":[{"iface_id":"n","host_dev_name":"tap7"}],"track_dirty_pages":true"#);
+    resources.apply_load(&tap).unwrap();
+    assert_eq!(resources.interfaces.first().unwrap().host_dev_name.as_str(), "tap7");
+    assert!(resources.machine.track_dirty_pages());
+    let Action::SetVsock(device) = parse(Method::Put, "/vsock", br#"{"guest_cid":3,"uds_path":"/old"}"#)
+        .unwrap()
+        .action
+    else {
+        panic!()
+    };
+    resources.vsock = Some(device);
+    resources
+        .apply_load(&load(r#""vsock_override":{"uds_path":"/new"}"#))
+        .unwrap();
+    assert_eq!(resources.vsock.as_ref().unwrap().uds_path.as_str(), "/new");
+    assert!(!resources.machine.track_dirty_pages());
+}
