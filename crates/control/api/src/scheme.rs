@@ -24,18 +24,40 @@ impl Scheme {
             Scheme::Https => "https",
         }
     }
+
+    /// Only a connection that is TLS is marked (`serve`).
+    fn of(parts: &Parts) -> Self {
+        let said = parts.headers.get(FORWARDED);
+        if said.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"https")) {
+            return Scheme::Https;
+        }
+        parts.extensions.get::<Scheme>().copied().unwrap_or(Scheme::Http)
+    }
 }
 
 impl FromRequestParts<App> for Scheme {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Infallible> {
-        let is_forwarded = || {
-            let said = parts.headers.get(FORWARDED);
-            said.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"https"))
-        };
-        // The connection says so only where it is TLS (`serve`).
-        let own = parts.extensions.get::<Scheme>().copied().unwrap_or(Scheme::Http);
-        Ok(if is_forwarded() { Scheme::Https } else { own })
+        Ok(Scheme::of(parts))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn of(builder: http::request::Builder) -> &'static str {
+        Scheme::of(&builder.body(()).unwrap().into_parts().0).as_str()
+    }
+
+    #[test]
+    fn the_connection_or_a_proxy_says_it() {
+        assert_eq!(of(Request::builder()), "http");
+        assert_eq!(of(Request::builder().extension(Scheme::Https)), "https");
+        assert_eq!(of(Request::builder().header(FORWARDED, "HTTPS")), "https");
+        assert_eq!(of(Request::builder().header(FORWARDED, "javascript")), "http");
     }
 }
