@@ -69,7 +69,7 @@ pub(crate) fn feed(machine: &Machine, events: &EventLoop, key: Key) -> io::Resul
         return events.remove(io::stdin());
     }
     let mut bytes = [0; INPUT_BYTES];
-    match rustix::io::read(io::stdin(), &mut bytes[..room]) {
+    match rustix::io::read(io::stdin(), bytes.get_mut(..room).unwrap_or_default()) {
         // Its end: the guest goes on without.
         Ok(0) => events.remove(io::stdin()),
         Ok(count) => {

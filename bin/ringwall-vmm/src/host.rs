@@ -45,16 +45,20 @@ pub(crate) struct Host {
     machine: Option<Machine>,
     /// Made before it was known what for.
     prepared: Option<Shell>,
+    /// Run first on each vCPU's thread.
+    on_vcpu_start: fn(),
 }
 
 impl Host {
-    pub(crate) fn new(kvm: Kvm, controller: Controller) -> io::Result<Self> {
+    /// A VMM without a machine; `on_vcpu_start` confines a vCPU's thread.
+    pub(crate) fn new(kvm: Kvm, controller: Controller, on_vcpu_start: fn()) -> io::Result<Self> {
         Ok(Self {
             kvm,
             events: EventLoop::new()?,
             controller,
             machine: None,
             prepared: None,
+            on_vcpu_start,
         })
     }
 
@@ -171,7 +175,7 @@ impl Host {
         let output = console::output(self.controller.resources()).map_err(|error| fault(&error))?;
         Ok(Surroundings {
             console: output,
-            on_vcpu_start: crate::confine::vcpu_thread,
+            on_vcpu_start: self.on_vcpu_start,
             pagemap: File::open("/proc/self/pagemap").map_err(|error| fault(&error))?,
         })
     }
@@ -196,8 +200,9 @@ impl Host {
             rng_seed: &seed,
         };
         let planned = self.planned(&resources)?;
-        let machine =
-            Machine::boot(shell, planned, files, &self.events, self.around()?).map_err(|error| fault(&error))?;
+        let around = self.around()?;
+        drop_capabilities()?;
+        let machine = Machine::boot(shell, planned, files, &self.events, around).map_err(|error| fault(&error))?;
         self.run(machine, true)
     }
 
@@ -219,6 +224,7 @@ impl Host {
         let shell = self.shell(document.options)?;
         let planned = self.planned(&resources)?;
         let around = self.around()?;
+        drop_capabilities()?;
         let machine =
             Machine::restore(shell, planned, document, memory, &self.events, around).map_err(|error| fault(&error))?;
         *self.controller.resources_mut() = resources;
@@ -233,6 +239,11 @@ impl Host {
         self.machine = Some(machine);
         Ok(())
     }
+}
+
+/// Everything that takes a capability (a tap, a disk) is open now. vCPUs' threads are started after this and have none either.
+fn drop_capabilities() -> Result<(), Fault> {
+    crate::confine::drop_capabilities().map_err(|error| fault(&error))
 }
 
 fn no_machine() -> Fault {

@@ -4,7 +4,7 @@
 pub mod api;
 pub mod args;
 mod changes;
-mod confine;
+pub mod confine;
 mod console;
 mod host;
 pub mod run;

@@ -21,6 +21,7 @@ use crate::api::{
     check_needs,
 };
 use crate::args::{self, Api, Args, Exit, Mode};
+use crate::confine::{self, ConfineError, Thread};
 use crate::host::{End, Host, options_of};
 
 /// Why there is no VM, or no more.
@@ -51,6 +52,8 @@ enum RunError {
     Need(#[from] UnmetNeedError),
     #[error("the VMM can't wait for events")]
     Wait(#[source] io::Error),
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
     #[error(transparent)]
     StateFile(#[from] state_file::StateFileError),
 }
@@ -146,6 +149,7 @@ struct Clients {
 
 fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
     log(args)?;
+    confine::no_core_dumps()?;
     // Before anything that takes time: clients wait for the socket.
     let clients = match api {
         Api::None => None,
@@ -174,7 +178,14 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
         env!("CARGO_PKG_VERSION"),
         args.max_mmds_bytes(),
     );
-    let mut host = Host::new(kvm, controller).map_err(RunError::Wait)?;
+    let on_vcpu_start = if args.no_seccomp {
+        tracing::warn!("without system call filters (--no-seccomp)");
+        confine::not_at_all
+    } else {
+        confine::restrict(Thread::Vmm)?;
+        confine::vcpu_thread
+    };
+    let mut host = Host::new(kvm, controller, on_vcpu_start).map_err(RunError::Wait)?;
     if let Some(path) = &args.metadata {
         let text = read(path)?;
         let value = serde_json::from_slice(&text).map_err(|error| RunError::Refused(error.to_string()))?;
@@ -266,7 +277,11 @@ fn serve(args: &Args, listener: Listener) -> Result<Clients, RunError> {
     Ok(Clients {
         wake,
         requests,
-        _server: server.spawn(crate::confine::api_thread)?,
+        _server: server.spawn(if args.no_seccomp {
+            confine::not_at_all
+        } else {
+            confine::api_thread
+        })?,
     })
 }
 

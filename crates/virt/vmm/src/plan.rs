@@ -142,20 +142,16 @@ pub fn devices(resources: &Resources) -> Result<Vec<Planned>, PlanError> {
 
 fn network(interface: &NetworkInterface) -> Result<Planned, PlanError> {
     let id = interface.iface_id.to_string();
-    let tap = Tap::open(interface.host_dev_name.as_str()).map_err(|source| PlanError::Tap {
-        id: id.clone(),
-        source,
-    })?;
+    let tap =
+        Tap::open(interface.host_dev_name.as_str()).map_err(|source| PlanError::Tap { id: id.clone(), source })?;
     let options = NetOptions {
         mac: interface.guest_mac.map(|mac| MacAddress(mac.bytes())),
         mtu: interface.mtu.map(|mtu| mtu.get()),
         receive_limiter: interface.rx_rate_limiter.as_ref().map(limits).unwrap_or_default(),
         transmit_limiter: interface.tx_rate_limiter.as_ref().map(limits).unwrap_or_default(),
     };
-    let device = Net::new(&id, Box::new(tap), options).map_err(|source| PlanError::Network {
-        id: id.clone(),
-        source,
-    })?;
+    let device =
+        Net::new(&id, Box::new(tap), options).map_err(|source| PlanError::Network { id: id.clone(), source })?;
     Ok(Planned {
         id,
         device: Box::new(device),
