@@ -19,7 +19,12 @@ const HYPER_V: std::ops::Range<u32> = 0x4000_0000..0x4000_0200;
 /// The registers to save, in the order in which they are restored: the counter first, because others are relative to it; the deadline
 /// last, because it is compared with the counter, and is ignored until the local APIC's timer is in its mode.
 pub(crate) fn to_save(listed: &[u32]) -> Vec<u32> {
-    let mut all: Vec<u32> = listed.iter().copied().filter(|index| !HYPER_V.contains(index)).chain(memory_types()).collect();
+    let mut all: Vec<u32> = listed
+        .iter()
+        .copied()
+        .filter(|index| !HYPER_V.contains(index))
+        .chain(memory_types())
+        .collect();
     all.sort_by_key(|index| match *index {
         TSC => 0,
         TSC_DEADLINE => 2,

@@ -50,6 +50,8 @@ pub struct Platform {
     pub(super) supported: Vec<CpuidEntry>,
     pub(super) tsc_deadline: bool,
     pub(super) xsave: XsaveSize,
+    /// Whether there are extended control registers.
+    pub(super) has_xcrs: bool,
     /// The MSRs that are saved, the time stamp counter first and its deadline last.
     pub(super) msrs: Vec<u32>,
 }
@@ -80,6 +82,7 @@ impl Platform {
             supported: vcpu::supported_cpuid(kvm).map_err(refused("KVM_GET_SUPPORTED_CPUID"))?,
             tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
             xsave: XsaveSize::of(vm),
+            has_xcrs: kvm.check_extension(Cap::Xcrs),
             msrs: kvm
                 .get_msr_index_list()
                 .map(|list| msrs::to_save(list.as_slice()))
