@@ -27,6 +27,14 @@ pub enum PlatformError {
         /// How many were asked for.
         wanted: usize,
     },
+    /// Not as many vCPUs were made as the platform is for.
+    #[error("{made} vCPUs were made for a platform of {planned}")]
+    OtherVcpus {
+        /// How many were made.
+        made: usize,
+        /// How many the platform is for.
+        planned: u8,
+    },
     /// KVM refused.
     #[error("KVM refused {call}")]
     Kvm {
@@ -107,7 +115,10 @@ impl Platform {
         if vcpus.len() == usize::from(self.vcpus) {
             Ok(Vec::new())
         } else {
-            Err(PlatformError::Vcpus { wanted: vcpus.len() })
+            Err(PlatformError::OtherVcpus {
+                made: vcpus.len(),
+                planned: self.vcpus,
+            })
         }
     }
 
