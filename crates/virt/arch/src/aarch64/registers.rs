@@ -33,22 +33,21 @@ pub(crate) const fn affinity(index: u8) -> u64 {
 
 /// `KVM_REG_ARM64_SYSREG`: a system register, by its encoding in the instruction that reads it.
 const REG_SYSTEM: u64 = 0x0013 << 16;
-/// Encodings of MIDR_EL1 to MVFR2_EL1 and of the ID_AA64 registers: op0 3, op1 0, CRn 0, CRm 0 to 7 (Arm ARM, D23.3). The place of a
-/// CPU, MPIDR_EL1 (CRm 0, op2 5), is not a feature.
-const FEATURES_FIRST: u64 = 3 << 14;
-const FEATURES_LAST: u64 = FEATURES_FIRST | 7 << 3 | 7;
-const MPIDR: u64 = FEATURES_FIRST | 5;
+/// MPIDR_EL1: the place of a CPU, which is no feature.
+const MPIDR: u64 = system(3, 0, 0, 0, 5);
+/// Registers of features beside the block below: CLIDR_EL1, AIDR_EL1, CTR_EL0, which say what caches there are.
+const OTHER_FEATURES: [u64; 3] = [system(3, 1, 0, 0, 1), system(3, 1, 0, 0, 7), system(3, 3, 0, 0, 1)];
 
 /// The name of a register that says what the processor can do; none for all others.
-#[cfg_attr(
-    not(any(test, target_arch = "aarch64")),
-    expect(dead_code, reason = "asked of a vCPU")
-)]
+///
+/// Those are MIDR_EL1 to MVFR2_EL1 and the ID_AA64 registers, op0 3, op1 0, CRn 0, CRm 0 to 7 (Arm ARM, D23.3), and some others.
 pub(crate) fn feature_register(id: u64) -> Option<String> {
-    let encoding = id.checked_sub(REG_ARM64 | REG_SIZE_U64 | REG_SYSTEM)?;
-    let (crm, op2) = (encoding >> 3 & 0x7, encoding & 0x7);
-    ((FEATURES_FIRST..=FEATURES_LAST).contains(&encoding) && encoding != MPIDR)
-        .then(|| format!("register 3.0.0.{crm}.{op2}"))
+    let block = system(3, 0, 0, 0, 0)..=system(3, 0, 0, 7, 7);
+    if !(block.contains(&id) && id != MPIDR || OTHER_FEATURES.contains(&id)) {
+        return None;
+    }
+    let (op1, crm, op2) = (id >> 11 & 0x7, id >> 3 & 0xf, id & 0x7);
+    Some(format!("register 3.{op1}.0.{crm}.{op2}"))
 }
 
 /// Registers of the performance monitor by which bits are cleared: PMINTENCLR_EL1, PMCNTENCLR_EL0, PMOVSCLR_EL0.
@@ -91,6 +90,11 @@ mod tests {
             feature_register(0x6030_0000_0013_c030).as_deref(),
             Some("register 3.0.0.6.0"),
             "ID_AA64ISAR0_EL1"
+        );
+        assert_eq!(
+            feature_register(0x6030_0000_0013_d801).as_deref(),
+            Some("register 3.3.0.0.1"),
+            "CTR_EL0"
         );
         assert_eq!(feature_register(0x6030_0000_0013_c005), None, "MPIDR_EL1");
         assert_eq!(feature_register(0x6030_0000_0013_c080), None, "SCTLR_EL1");

@@ -6,7 +6,7 @@ use std::ops::Range;
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use ringwall_arch::native::{self, LoadedKernel, Platform, PlatformOptions, layout};
-use ringwall_arch::{Board, GuestRam, Reachable, anonymous_ram};
+use ringwall_arch::{Architecture, Board, GuestRam, Reachable, anonymous_ram};
 use serde_json::Value;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
@@ -116,6 +116,19 @@ impl Machine {
             }
         }
         String::from_utf8(seen).unwrap()
+    }
+
+    /// Has a virtio device interrupt once; nobody in the guest listens, so that the interrupt stays pending.
+    pub(crate) fn interrupt(&self) {
+        let gsi = layout::virtio_mmio(10).unwrap().gsi;
+        // aarch64: an SPI by the GIC's own number (Documentation/virt/kvm/api.rst, `KVM_IRQ_LINE`).
+        let line = if Architecture::NATIVE == Architecture::Aarch64 {
+            1 << 24 | (gsi + 32)
+        } else {
+            gsi
+        };
+        self.vm.set_irq_line(line, true).unwrap();
+        self.vm.set_irq_line(line, false).unwrap();
     }
 
     pub(crate) fn save(&mut self) -> Saved {

@@ -67,7 +67,13 @@ fn a_saved_guest_goes_on_in_another_machine() {
         let mut first = Machine::new(&kvm, vcpus);
         first.boot(&kernel);
         assert_eq!(first.serial(mark.len() + 5), format!("{mark}BOOT\n"));
+        let quiet = first.save();
+        first.interrupt();
         let saved = first.save();
+        assert_ne!(
+            saved.platform, quiet.platform,
+            "a pending interrupt is part of the state"
+        );
         drop(first);
 
         let mut second = Machine::new(&kvm, vcpus);
@@ -108,4 +114,21 @@ fn a_forged_state_is_refused_and_not_obeyed() {
         };
         assert!(refused, "{name}");
     }
+}
+
+#[test]
+#[cfg(target_arch = "aarch64")]
+fn gicv2_has_interfaces_for_eight_and_that_is_said() {
+    use ringwall_arch::GicVersion;
+    let Some(kvm) = kvm("GICv2") else { return };
+    if native::fingerprint(&kvm).unwrap().gic() != Some(GicVersion::V2) {
+        println!("SKIPPED: GICv2: this host has GICv3");
+        return;
+    }
+    let vm = kvm.create_vm().unwrap();
+    let mut platform = native::Platform::create(&kvm, &vm, native::PlatformOptions { vcpus: 9 }).unwrap();
+    let most = kvm.get_max_vcpus().min(9);
+    // KVM itself may have fewer vCPUs to give; the number is then refused all the same.
+    let vcpus: Vec<_> = (0..most).map_while(|index| vm.create_vcpu(index as u64).ok()).collect();
+    println!("{}", platform.finish(&vm, &vcpus).unwrap_err());
 }

@@ -74,6 +74,14 @@ pub enum PlatformError {
     /// A vCPU can't be made for a look at its features.
     #[error("can't look at this host's features")]
     Vcpu(#[source] Box<VcpuError>),
+    /// Not as many vCPUs were made as the platform is for.
+    #[error("{made} vCPUs were made for a platform of {planned}")]
+    OtherVcpus {
+        /// How many were made.
+        made: usize,
+        /// How many the platform is for.
+        planned: u8,
+    },
     /// KVM refused.
     #[error("KVM refused {call}")]
     Kvm {
@@ -138,7 +146,10 @@ impl Platform {
     /// What KVM refuses.
     pub fn finish(&mut self, vm: &VmFd, vcpus: &[VcpuFd]) -> Result<Vec<Warning>, PlatformError> {
         if vcpus.len() != usize::from(self.vcpus) {
-            return Err(PlatformError::Vcpus { wanted: vcpus.len() });
+            return Err(PlatformError::OtherVcpus {
+                made: vcpus.len(),
+                planned: self.vcpus,
+            });
         }
         self.gic = Some(Gic::create(vm, vcpus.len())?);
         if self.has_performance_monitor() {

@@ -1,4 +1,5 @@
 //! Looking at the host for a fingerprint.
+#![expect(unsafe_code, reason = "the counter's frequency is in a register")]
 
 use kvm_ioctls::Kvm;
 
@@ -23,6 +24,12 @@ pub fn fingerprint(kvm: &Kvm) -> Result<Fingerprint, PlatformError> {
         value: monitor.into(),
         rule: Rule::Same,
     }];
+    // The guest reads it from the processor, and reckons time by it: KVM can't give it another.
+    facts.push(Fact {
+        name: "the counter's frequency".into(),
+        value: counter_frequency(),
+        rule: Rule::Same,
+    });
     for id in listed(&vcpu).map_err(of_vcpu)? {
         let Some(name) = feature_register(id) else { continue };
         let mut value = [0; 8];
@@ -44,6 +51,14 @@ pub fn fingerprint(kvm: &Kvm) -> Result<Fingerprint, PlatformError> {
         gic.map(|gic| gic.version),
         its,
     ))
+}
+
+/// CNTFRQ_EL0, in hertz. Linux lets programs read it (Documentation/arch/arm64/cpu-feature-registers.rst; the vDSO's clock does).
+fn counter_frequency() -> u64 {
+    let hertz: u64;
+    // SAFETY: reading this register has no effect, touches no memory and no flags.
+    unsafe { core::arch::asm!("mrs {}, cntfrq_el0", out(reg) hertz, options(nomem, nostack, preserves_flags)) };
+    hertz
 }
 
 /// The same failure, as the platform's.

@@ -27,6 +27,14 @@ pub enum PlatformError {
         /// How many were asked for.
         wanted: usize,
     },
+    /// Not as many vCPUs were made as the platform is for.
+    #[error("{made} vCPUs were made for a platform of {planned}")]
+    OtherVcpus {
+        /// How many were made.
+        made: usize,
+        /// How many the platform is for.
+        planned: u8,
+    },
     /// KVM refused.
     #[error("KVM refused {call}")]
     Kvm {
@@ -50,6 +58,8 @@ pub struct Platform {
     pub(super) supported: Vec<CpuidEntry>,
     pub(super) tsc_deadline: bool,
     pub(super) xsave: XsaveSize,
+    /// Whether there are extended control registers.
+    pub(super) has_xcrs: bool,
     /// The MSRs that are saved, the time stamp counter first and its deadline last.
     pub(super) msrs: Vec<u32>,
 }
@@ -80,6 +90,7 @@ impl Platform {
             supported: vcpu::supported_cpuid(kvm).map_err(refused("KVM_GET_SUPPORTED_CPUID"))?,
             tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
             xsave: XsaveSize::of(vm),
+            has_xcrs: kvm.check_extension(Cap::Xcrs),
             msrs: kvm
                 .get_msr_index_list()
                 .map(|list| msrs::to_save(list.as_slice()))
@@ -104,7 +115,10 @@ impl Platform {
         if vcpus.len() == usize::from(self.vcpus) {
             Ok(Vec::new())
         } else {
-            Err(PlatformError::Vcpus { wanted: vcpus.len() })
+            Err(PlatformError::OtherVcpus {
+                made: vcpus.len(),
+                planned: self.vcpus,
+            })
         }
     }
 

@@ -5,7 +5,7 @@
 //! 2. The counter's frequency, before its value.
 //! 3. MP state: what waits for INIT and SIPI does not lose them later.
 //! 4. General and special registers; the latter hold the local APIC's base and mode, and paging, on which the next depend.
-//! 5. XCR0, then the extended registers that it enables.
+//! 5. XCR0, where there is one, then the extended registers that it enables.
 //! 6. Debug registers.
 //! 7. The local APIC: its timer's mode must be there before a deadline is written.
 //! 8. MSRs: counter first, deadline last.
@@ -14,6 +14,7 @@
 //! Then, when all vCPUs are in place, the platform: the PIT, and the interrupt controllers, whose pending interrupts are delivered into
 //! the local APICs at that moment (earlier they would be overwritten); the clock last, relative to the counters that are now right.
 
+use kvm_bindings::kvm_xcrs;
 use kvm_ioctls::{VcpuFd, VmFd};
 
 use crate::x86_64::kvm::platform::{Platform, PlatformError, refused as platform_refused};
@@ -37,7 +38,7 @@ impl Platform {
         vcpu.set_mp_state(state.mp_state).map_err(refused("KVM_SET_MP_STATE"))?;
         vcpu.set_regs(&state.regs).map_err(refused("KVM_SET_REGS"))?;
         vcpu.set_sregs(&state.sregs).map_err(refused("KVM_SET_SREGS"))?;
-        vcpu.set_xcrs(&state.xcrs).map_err(refused("KVM_SET_XCRS"))?;
+        set_xcrs(vcpu, state.xcrs.as_slice())?;
         xsave::set(vcpu, self.xsave, &state.xsave)?;
         vcpu.set_debug_regs(&state.debugregs)
             .map_err(refused("KVM_SET_DEBUGREGS"))?;
@@ -64,6 +65,22 @@ impl Platform {
         clock.flags = 0;
         vm.set_clock(&clock).map_err(platform_refused("KVM_SET_CLOCK"))
     }
+}
+
+/// Sets the extended control registers, if the snapshot has any; a host without them refuses.
+fn set_xcrs(vcpu: &VcpuFd, registers: &[(u32, u64)]) -> Result<(), VcpuError> {
+    if registers.is_empty() {
+        return Ok(());
+    }
+    // The list's bound is the array's length.
+    let mut xcrs = kvm_xcrs {
+        nr_xcrs: u32::try_from(registers.len()).unwrap_or(0),
+        ..kvm_xcrs::default()
+    };
+    for (place, (xcr, value)) in xcrs.xcrs.iter_mut().zip(registers) {
+        (place.xcr, place.value) = (*xcr, *value);
+    }
+    vcpu.set_xcrs(&xcrs).map_err(refused("KVM_SET_XCRS"))
 }
 
 /// Tells the guest that it did not run for a while, so that it does not take this for a stuck CPU (`KVM_KVMCLOCK_CTRL`). Call for each

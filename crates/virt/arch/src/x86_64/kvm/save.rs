@@ -7,7 +7,7 @@ use kvm_ioctls::{VcpuFd, VmFd};
 
 use crate::state::List;
 use crate::x86_64::kvm::platform::{self, Platform, PlatformError};
-use crate::x86_64::kvm::state::{Chip, MAX_MSRS, PlatformState, VcpuState};
+use crate::x86_64::kvm::state::{Chip, MAX_MSRS, MAX_XCRS, PlatformState, VcpuState};
 use crate::x86_64::kvm::vcpu::{VcpuError, from_kvm, refused};
 use crate::x86_64::kvm::xsave;
 
@@ -35,7 +35,7 @@ impl Platform {
             mp_state,
             regs: vcpu.get_regs().map_err(refused("KVM_GET_REGS"))?,
             sregs: vcpu.get_sregs().map_err(refused("KVM_GET_SREGS"))?,
-            xcrs: vcpu.get_xcrs().map_err(refused("KVM_GET_XCRS"))?,
+            xcrs: self.save_xcrs(vcpu)?,
             xsave: xsave::get(vcpu, self.xsave)?,
             debugregs: vcpu.get_debug_regs().map_err(refused("KVM_GET_DEBUGREGS"))?,
             lapic: vcpu.get_lapic().map_err(refused("KVM_GET_LAPIC"))?,
@@ -63,6 +63,25 @@ impl Platform {
         // KVM tells by flags how it knows the time; only some may be given back to it, and time does not go on while saved.
         clock.flags = 0;
         Ok(PlatformState { chips, pit, clock })
+    }
+
+    /// Reads the extended control registers, if the host has any.
+    fn save_xcrs(&self, vcpu: &VcpuFd) -> Result<List<(u32, u64), MAX_XCRS>, VcpuError> {
+        if !self.has_xcrs {
+            return Ok(List::default());
+        }
+        let all = vcpu.get_xcrs().map_err(refused("KVM_GET_XCRS"))?;
+        let count = usize::try_from(all.nr_xcrs).unwrap_or(0);
+        let xcrs = all
+            .xcrs
+            .iter()
+            .take(count)
+            .map(|register| (register.xcr, register.value))
+            .collect();
+        List::new(xcrs).map_err(|xcrs| VcpuError::TooMany {
+            what: "extended control registers",
+            count: xcrs.len(),
+        })
     }
 
     /// Reads all MSRs that KVM lists and that can be read.

@@ -2,7 +2,7 @@
 
 use kvm_bindings::{
     kvm_clock_data, kvm_debugregs, kvm_irqchip, kvm_lapic_state, kvm_mp_state, kvm_pit_state2, kvm_regs, kvm_sregs,
-    kvm_vcpu_events, kvm_xcrs,
+    kvm_vcpu_events,
 };
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,8 @@ use crate::x86_64::cpuid::CpuidEntry;
 pub(super) const MAX_CPUID: usize = 256;
 /// Most MSRs at once: `MAX_IO_MSRS` in arch/x86/kvm/x86.c.
 pub(super) const MAX_MSRS: usize = 256;
+/// Most extended control registers: `KVM_MAX_XCRS` in arch/x86/include/uapi/asm/kvm.h.
+pub(super) const MAX_XCRS: usize = 16;
 /// Most bytes of extended registers: with AMX they are about 11 KiB.
 pub(super) const MAX_XSAVE_BYTES: usize = 64 * 1024;
 
@@ -29,8 +31,8 @@ pub struct VcpuState {
     pub(super) regs: kvm_regs,
     #[serde(with = "raw")]
     pub(super) sregs: kvm_sregs,
-    #[serde(with = "raw")]
-    pub(super) xcrs: kvm_xcrs,
+    /// Number and value of extended control registers; none where the host has no XSAVE.
+    pub(super) xcrs: List<(u32, u64), MAX_XCRS>,
     /// Without the zeros at its end.
     pub(super) xsave: Hex<MAX_XSAVE_BYTES>,
     #[serde(with = "raw")]
