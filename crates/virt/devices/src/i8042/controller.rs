@@ -27,6 +27,8 @@ const KEYBOARD_INTERRUPT: u8 = 0x01;
 const KEYBOARD_OFF: u8 = 0x10;
 const SECOND_PORT: u8 = 0x22;
 const TRANSLATE: u8 = 0x40;
+/// The answer to a test of the second port: its clock line is stuck low.
+const SECOND_PORT_STUCK: u8 = 0x01;
 /// Bits of the output port: not resetting, A20 open.
 const OUTPUT_PORT: u8 = 0x03;
 
@@ -88,6 +90,12 @@ impl I8042 {
         }
     }
 
+    /// Answers a command of the controller's own. There is one byte of it in a real one, which the answer replaces.
+    fn reply(&mut self, byte: u8) {
+        self.output.clear();
+        self.put(&[byte]);
+    }
+
     fn interrupt(&self) {
         if self.control & KEYBOARD_INTERRUPT == 0 || self.output.is_empty() {
             return;
@@ -111,14 +119,17 @@ impl I8042 {
     fn run(&mut self, command: u8) {
         self.command = None;
         match command {
-            0x20 => self.put(&[self.control]),
+            0x20 => self.reply(self.control),
             // Their parameter comes by the data port: control register, output port, and what would go to a second port.
             0x60 | 0xd1 | 0xd2 | 0xd3 | 0xd4 => self.command = Some(command),
-            0xaa => self.put(&[0x55]),
-            0xab => self.put(&[0x00]),
+            // A test of the second port: its clock line is stuck, so that there is none. Without an answer Linux waits half a second for it
+            // (`i8042_check_aux`, drivers/input/serio/i8042.c).
+            0xa9 => self.reply(SECOND_PORT_STUCK),
+            0xaa => self.reply(0x55),
+            0xab => self.reply(0x00),
             0xad => self.control |= KEYBOARD_OFF,
             0xae => self.control &= !KEYBOARD_OFF,
-            0xd0 => self.put(&[OUTPUT_PORT]),
+            0xd0 => self.reply(OUTPUT_PORT),
             // Pulses the output lines whose bit is clear; line 0 is the CPU's reset.
             0xf0..=0xff if command & 1 == 0 => self.reset_machine(),
             _ => {}
@@ -130,7 +141,8 @@ impl I8042 {
             // There is no second port, and no translation to set 1.
             Some(0x60) => self.control = value & !(SECOND_PORT | TRANSLATE),
             Some(0xd1) if value & 1 == 0 => self.reset_machine(),
-            Some(0xd2) => self.put(&[value]),
+            // As if the keyboard, or the second port, had sent it; but it does not come out as the second port's, which Linux sees at once.
+            Some(0xd2 | 0xd3) => self.reply(value),
             Some(_) => {}
             None if self.keyboard_parameter => {
                 self.keyboard_parameter = false;

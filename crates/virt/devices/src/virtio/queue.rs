@@ -163,11 +163,13 @@ impl VirtQueue {
             .map_err(|error| self.fault(error))
     }
 
-    /// Puts back the chain that was popped last, to be popped again. Only directly after that pop: a chain in between would be given
-    /// back twice.
+    /// Puts back the chain that was popped last, to be popped again; several, if it is called again. Only chains that nothing was used
+    /// after: others would come twice, or be lost.
     pub fn undo_pop(&mut self) {
-        let before = self.queue.next_avail().wrapping_sub(1);
-        self.queue.set_next_avail(before);
+        if self.in_flight() > 0 {
+            let before = self.queue.next_avail().wrapping_sub(1);
+            self.queue.set_next_avail(before);
+        }
     }
 
     /// Gives a chain back to the driver, of which the device wrote `written` bytes.

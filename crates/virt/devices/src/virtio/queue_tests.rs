@@ -204,6 +204,9 @@ fn a_chain_that_is_put_back_comes_again() {
     let first = queue.pop(&memory).unwrap();
     queue.undo_pop();
     assert_eq!(queue.in_flight(), 0);
+    // There is nothing else to put back.
+    queue.undo_pop();
+    assert_eq!(queue.in_flight(), 0);
     assert_eq!(queue.pop(&memory).unwrap(), first);
 }
 
