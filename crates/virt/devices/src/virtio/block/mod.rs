@@ -9,6 +9,7 @@ mod config;
 mod device;
 mod disk;
 mod engine;
+mod flight;
 mod metrics;
 mod operation;
 mod request;

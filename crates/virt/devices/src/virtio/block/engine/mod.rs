@@ -55,6 +55,19 @@ pub(super) struct Job {
     pub(super) operation: Operation,
 }
 
+impl Job {
+    /// Does it, and returns when it is done.
+    fn run(self) -> Completion {
+        let Job {
+            tag,
+            file,
+            mut operation,
+        } = self;
+        let result = operation.run(&file);
+        Completion { tag, operation, result }
+    }
+}
+
 /// An operation that has ended.
 #[derive(Debug)]
 pub(super) struct Completion {
@@ -111,33 +124,11 @@ impl Executor {
         }
     }
 
-    /// Gets ready to take jobs.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub(super) fn begin(&mut self) -> io::Result<()> {
-        match self {
-            Executor::Sync | Executor::Uring(_) => Ok(()),
-            Executor::Threads(threads) => threads.begin(),
-        }
-    }
-
     /// Takes a job. Gives it back if it was done at once. At most [`DEPTH`] may be on their way.
     pub(super) fn submit(&mut self, job: Job) -> Option<Completion> {
         match self {
-            Executor::Sync => {
-                let Job {
-                    tag,
-                    file,
-                    mut operation,
-                } = job;
-                let result = operation.run(&file);
-                Some(Completion { tag, operation, result })
-            }
-            Executor::Threads(threads) => {
-                threads.submit(job);
-                None
-            }
+            Executor::Sync => Some(job.run()),
+            Executor::Threads(threads) => threads.submit(job),
             Executor::Uring(uring) => uring.submit(job),
         }
     }
@@ -200,5 +191,27 @@ fn timespec(duration: Duration) -> Timespec {
     Timespec {
         tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: duration.subsec_nanos().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_has_an_end() {
+        for engine in [Engine::Threads, Engine::Uring] {
+            let mut executor = match Executor::new(EngineChoice::Only(engine)) {
+                Ok(executor) => executor,
+                Err(error) => {
+                    println!("SKIPPED: {engine:?}: {error}");
+                    continue;
+                }
+            };
+            let until = Instant::now() + Duration::from_millis(5);
+            let error = executor.wait(until).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            assert!(Instant::now() >= until);
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! Operations by a few threads, for hosts without io_uring. The threads live from activation to reset.
+//! Operations by a few threads, for hosts without io_uring. The threads live from the first job to the reset:
+//! jobs come from the VMM's thread, whose seccomp filter the threads inherit, while an activation may come from a vCPU's.
 
 use std::collections::VecDeque;
 use std::io;
@@ -37,7 +38,7 @@ struct Work {
 }
 
 impl Threads {
-    /// Makes the event descriptor. Threads come with [`Threads::begin`].
+    /// Makes the event descriptor. Threads come with the first job.
     pub(super) fn new() -> io::Result<Self> {
         let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Threads {
@@ -52,8 +53,10 @@ impl Threads {
     }
 
     /// Starts the threads. If not all can be had, none is left.
-    pub(super) fn begin(&mut self) -> io::Result<()> {
-        self.end();
+    fn begin(&mut self) -> io::Result<()> {
+        if !self.threads.is_empty() {
+            return Ok(());
+        }
         lock(&self.shared.work).is_ending = false;
         for number in 0..THREADS {
             let shared = Arc::clone(&self.shared);
@@ -76,9 +79,14 @@ impl Threads {
         self.shared.event.as_fd()
     }
 
-    pub(super) fn submit(&self, job: Job) {
+    /// Takes a job. If the system has no threads for it, it is done at once and given back: slow is better than an error of the disk.
+    pub(super) fn submit(&mut self, job: Job) -> Option<Completion> {
+        if self.begin().is_err() {
+            return Some(job.run());
+        }
         lock(&self.shared.work).jobs.push_back(job);
         self.shared.changed.notify_one();
+        None
     }
 
     pub(super) fn take_completed(&self, into: &mut Vec<Completion>) {
@@ -113,13 +121,8 @@ impl Drop for Threads {
 impl Shared {
     fn work(&self) {
         while let Some(job) = self.next() {
-            let Job {
-                tag,
-                file,
-                mut operation,
-            } = job;
-            let result = operation.run(&file);
-            lock(&self.done).push(Completion { tag, operation, result });
+            let completion = job.run();
+            lock(&self.done).push(completion);
             // Full only if nobody has read it for 2^64 completions.
             let _full = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
         }

@@ -2,6 +2,7 @@
 
 mod engines;
 mod hostile;
+mod race;
 mod random;
 mod requests;
 mod snapshot;

@@ -2,6 +2,7 @@
 
 mod hostile;
 mod packets;
+mod race;
 mod random;
 mod snapshot;
 pub(super) mod support;
