@@ -130,7 +130,7 @@ impl Machine<'_> {
                 buffers.push(Buffer::writable(address, bytes.into()));
             }
         }
-        if kind_sorts(choice) {
+        if puts_readable_first(choice) {
             buffers.sort_by_key(|buffer| buffer.writable);
         }
         if let Some(queue) = self.queues.get_mut(usize::from(number)) {
@@ -201,7 +201,7 @@ impl Machine<'_> {
 }
 
 /// Whether a chain's readable buffers are put first.
-fn kind_sorts(choice: u8) -> bool {
+fn puts_readable_first(choice: u8) -> bool {
     choice & 0xc0 != 0xc0
 }
 
@@ -209,7 +209,7 @@ fn kind_sorts(choice: u8) -> bool {
 fn access(input: &mut Input<'_>) -> (u64, usize) {
     let (offset, width) = (input.u16(), input.byte());
     let offset = if width & 0x80 == 0 {
-        offset % 0x120 & !3
+        (offset % 0x120) & !3
     } else {
         offset % 0x1000
     };
