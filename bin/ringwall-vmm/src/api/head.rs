@@ -152,6 +152,7 @@ fn number(value: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn head(text: &str) -> Result<Option<Head>, HeadError> {
         read(text.as_bytes(), 100)
@@ -221,5 +222,31 @@ mod tests {
         assert!(matches!(head("\x16\x03\x01"), Err(HeadError::Malformed(_))));
         let many = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(65));
         assert!(matches!(head(&many), Err(HeadError::Malformed(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_head_or_none(bytes in prop::collection::vec(any::<u8>(), 0..300), max in 0_usize..200) {
+            if let Ok(Some(head)) = read(&bytes, max) {
+                prop_assert!(head.head_bytes <= bytes.len());
+                prop_assert!(head.body_bytes <= max);
+            }
+        }
+
+        #[test]
+        fn a_head_that_comes_in_parts_is_the_same(fields in prop::collection::vec(("[a-zA-Z-]{1,12}", "[ -~]{0,12}"), 0..8), cut in 0_usize..200) {
+            let mut text = "PUT /path HTTP/1.1\r\n".to_owned();
+            for (name, value) in &fields {
+                text.push_str(&format!("{name}: {value}\r\n"));
+            }
+            text.push_str("\r\n");
+            let part = text.get(..cut).unwrap_or(&text);
+            if part.len() < text.len() {
+                // A part is never taken for a whole; it may be refused already.
+                prop_assert!(!matches!(read(part.as_bytes(), 100), Ok(Some(_))));
+            }
+            let more = format!("{text}whatever follows");
+            prop_assert_eq!(read(text.as_bytes(), 100), read(more.as_bytes(), 100));
+        }
     }
 }

@@ -200,6 +200,47 @@ fn clients_that_vanish_leave_nothing() {
     }
 }
 
+#[test]
+fn any_bytes_in_any_pieces_leave_an_honest_client_served() {
+    let fake = Fake::start();
+    // A small generator of its own: the same bytes in each run, so that a failure can be looked at.
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = move |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % below as u64).unwrap()
+    };
+    let whole = request("PUT", "/mmds", r#"{"a":{"b":[1,2,3]}}"#);
+    for _ in 0..300 {
+        let mut bytes = whole.clone().into_bytes();
+        for _ in 0..next(6) {
+            let at = next(bytes.len());
+            match next(3) {
+                0 => bytes[at] = u8::try_from(next(256)).unwrap(),
+                1 => drop(bytes.remove(at)),
+                _ => bytes.insert(at, u8::try_from(next(256)).unwrap()),
+            }
+        }
+        let mut client = fake.client();
+        for piece in bytes.chunks(1 + next(40)) {
+            if client.stream.write_all(piece).is_err() {
+                break;
+            }
+        }
+        if next(2) == 0 {
+            drop(client.stream.shutdown(std::net::Shutdown::Write));
+            // Whatever it was, the server comes to an end with it.
+            while client.reply().is_some() {}
+        }
+    }
+    let began = Instant::now();
+    while fake.ask_if_possible() != Some(200) {
+        assert!(began.elapsed() < Duration::from_secs(5));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 impl Fake {
     /// The status, unless the connection was refused without a word.
     fn ask_if_possible(&self) -> Option<u16> {
