@@ -107,7 +107,10 @@ pub(crate) fn run(args: &TestArgs) -> Result<bool, TestError> {
 fn release_stages(runner: &mut Runner, workspace: &Workspace) -> Result<(), TestError> {
     let is_built = runner.command(
         "release build",
-        with(cargo(), "build --release -p ringwall -p ringwall-attempts -p ringwall-vmm-bin"),
+        with(
+            cargo(),
+            "build --release -p ringwall -p ringwall-attempts -p ringwall-vmm-bin",
+        ),
     );
     if !is_built {
         runner.call("e2e", || StageOutcome::broken("the release build failed"));
