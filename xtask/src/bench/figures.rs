@@ -9,6 +9,8 @@ pub(super) struct Figures {
     pub(super) p25: f64,
     /// Half of the samples is below this.
     pub(super) median: f64,
+    /// All but a twentieth of the samples is below this.
+    pub(super) p95: f64,
     /// All but a hundredth of the samples is below this.
     pub(super) p99: f64,
 }
@@ -22,6 +24,7 @@ impl Figures {
             min: *sorted.first()?,
             p25: percentile(&sorted, 25)?,
             median: percentile(&sorted, 50)?,
+            p95: percentile(&sorted, 95)?,
             p99: percentile(&sorted, 99)?,
         })
     }
@@ -47,6 +50,7 @@ mod tests {
                 min: 1.0,
                 p25: 50.0,
                 median: 100.0,
+                p95: 190.0,
                 p99: 198.0
             }
         );
@@ -55,7 +59,10 @@ mod tests {
     #[test]
     fn one_sample_is_every_figure_and_none_is_none() {
         let figures = Figures::of(&[7.0]).unwrap();
-        assert_eq!([figures.min, figures.p25, figures.median, figures.p99], [7.0; 4]);
+        assert_eq!(
+            [figures.min, figures.p25, figures.median, figures.p95, figures.p99],
+            [7.0; 5]
+        );
         assert_eq!(Figures::of(&[]), None);
     }
 }

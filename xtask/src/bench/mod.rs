@@ -18,6 +18,7 @@ mod report;
 mod rounds;
 mod serve;
 mod timed;
+mod vmm;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -38,6 +39,8 @@ enum Action {
     Run(RunArgs),
     /// Measures `ringwall serve`: starts, commands, files, memory, churn.
     Serve(serve::ServeArgs),
+    /// Measures `ringwall-vmm`: boots, snapshots, restores, clones, memory.
+    Vmm(vmm::VmmArgs),
     /// Lists the benchmarks.
     List,
 }
@@ -106,6 +109,7 @@ pub(crate) fn run(args: BenchArgs) -> Result<(), Box<dyn Error>> {
             }
             Ok(())
         }
+        Action::Vmm(args) => vmm::run(&args),
         Action::List => {
             all().for_each(|(name, what)| println!("{name:<15}{what}"));
             Ok(())
