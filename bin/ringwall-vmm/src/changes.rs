@@ -5,9 +5,13 @@ use std::path::Path;
 use ringwall_devices::virtio::DeviceError;
 use ringwall_devices::virtio::balloon::{Balloon, SetBalloonError};
 use ringwall_devices::virtio::block::{Block, ReplaceDiskError};
+use ringwall_devices::virtio::net::Net;
 use ringwall_vmm::machine::Machine;
 use ringwall_vmm::plan::{self, PlanError};
-use ringwall_vmm_proto::{Answer, BalloonStatistics, BalloonStatisticsUpdate, BalloonUpdate, Drive, DriveUpdate};
+use ringwall_vmm_proto::{
+    Answer, BalloonStatistics, BalloonStatisticsUpdate, BalloonUpdate, Drive, DriveUpdate, NetworkInterface,
+    NetworkUpdate, RateLimiter,
+};
 use thiserror::Error;
 
 /// A change that was not made.
@@ -52,6 +56,30 @@ pub(crate) fn drive(machine: &Machine, known: &Drive, update: &DriveUpdate) -> R
         }))
     });
     changed.ok_or(ChangeError::NoDevice(id))??
+}
+
+/// Changes the rate limiters of a network interface. `known` is how it is configured.
+pub(crate) fn interface(
+    machine: &Machine,
+    known: &NetworkInterface,
+    update: &NetworkUpdate,
+) -> Result<(), ChangeError> {
+    let id = update.iface_id.to_string();
+    let attached = machine.device(&id).ok_or_else(|| ChangeError::NoDevice(id.clone()))?;
+    let merged = |known: &Option<RateLimiter>, update: &Option<RateLimiter>| {
+        let limiter = match (known, update) {
+            (Some(known), Some(update)) => Some(known.updated(update)),
+            (None, Some(update)) => Some(*update),
+            (known, None) => *known,
+        };
+        limiter.as_ref().map(plan::limits).unwrap_or_default()
+    };
+    let receive = merged(&known.rx_rate_limiter, &update.rx_rate_limiter);
+    let transmit = merged(&known.tx_rate_limiter, &update.tx_rate_limiter);
+    let changed = attached
+        .transport()
+        .with_device(|net: &mut Net, _| Ok(net.update_rate_limiters(receive, transmit)));
+    Ok(changed.ok_or(ChangeError::NoDevice(id))???)
 }
 
 fn with_balloon<T>(

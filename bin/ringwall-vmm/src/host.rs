@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use kvm_ioctls::Kvm;
+use ringwall_arch::native;
 use ringwall_devices::system_control::SystemEvent;
 use ringwall_vmm::event_loop::{EventLoop, Key};
 use ringwall_vmm::machine::{BootFiles, Machine, MachineEvent, Planned, Surroundings};
@@ -19,7 +20,7 @@ use ringwall_vmm_proto::{
     LoadSnapshot, MemoryBackend, Resources, SnapshotKind,
 };
 
-use crate::{changes, console};
+use crate::{changes, console, logging, metrics};
 
 /// How a VM ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +48,8 @@ pub(crate) struct Host {
     prepared: Option<Shell>,
     /// Run first on each vCPU's thread.
     on_vcpu_start: fn(),
+    /// Where counters go.
+    metrics: Option<File>,
 }
 
 impl Host {
@@ -59,6 +62,7 @@ impl Host {
             machine: None,
             prepared: None,
             on_vcpu_start,
+            metrics: None,
         })
     }
 
@@ -116,7 +120,10 @@ impl Host {
                 let configuration = serde_json::to_value(FullConfig::from(self.controller.resources()))
                     .map_err(|error| fault(&error))?;
                 let machine = self.machine.as_ref().ok_or_else(no_machine)?;
-                let document = machine.save(configuration).map_err(|error| fault(&error))?;
+                let fingerprint = native::fingerprint(&self.kvm).map_err(|error| fault(&error))?;
+                let document = machine
+                    .save(configuration, fingerprint)
+                    .map_err(|error| fault(&error))?;
                 let (state, memory) = (create.snapshot_path.as_path(), create.mem_file_path.as_path());
                 let written = match create.kind {
                     SnapshotKind::Full => store::write_full(machine, &document, state, memory),
@@ -145,11 +152,30 @@ impl Host {
             Command::ReadBalloonStatistics => {
                 return changes::balloon_statistics(self.machine()?).map_err(|error| fault(&error));
             }
-            other @ (Command::UpdateNetworkInterface(_)
-            | Command::FlushMetrics
-            | Command::SetLogger(_)
-            | Command::SetMetrics(_)) => {
-                return Err(Fault::bad_request(&format_args!("{other:?} is not done by this VMM")));
+            Command::UpdateNetworkInterface(update) => {
+                let interfaces = &self.controller.resources().interfaces;
+                let known = interfaces
+                    .iter()
+                    .find(|known| known.iface_id == update.iface_id)
+                    .cloned();
+                let known = known.ok_or_else(no_machine)?;
+                changes::interface(self.machine()?, &known, update).map_err(|error| fault(&error))?;
+            }
+            Command::SetLogger(logger) => {
+                if let Some(path) = &logger.log_path {
+                    logging::to_file(path.as_path()).map_err(|error| fault(&error))?;
+                }
+                if let Some(level) = logger.level {
+                    logging::set_level(level);
+                }
+            }
+            Command::SetMetrics(wanted) => {
+                self.metrics = Some(metrics::open(wanted.metrics_path.as_path()).map_err(|error| fault(&error))?);
+            }
+            Command::FlushMetrics => {
+                let file = self.metrics.as_mut();
+                let file = file.ok_or_else(|| Fault::bad_request(&"no file for metrics is configured"))?;
+                metrics::flush(file, self.machine.as_ref()).map_err(|error| fault(&error))?;
             }
         }
         Ok(Answer::Empty)
@@ -218,7 +244,15 @@ impl Host {
         };
         let state = plan::open("state file", load.snapshot_path.as_path(), false).map_err(|error| fault(&error))?;
         let mut document: Document = state_file::decode(state).map_err(|error| fault(&error))?;
-        let resources = resources_of(&document)?;
+        let here = native::fingerprint(&self.kvm).map_err(|error| fault(&error))?;
+        if let Err(reasons) = here.fits(&document.fingerprint) {
+            return Err(Fault::bad_request(&format_args!(
+                "the snapshot can't be restored here: {}",
+                reasons.join("; ")
+            )));
+        }
+        let mut resources = resources_of(&document)?;
+        resources.apply_load(load).map_err(|error| fault(&error))?;
         let memory = plan::open("memory file", memory.as_path(), false).map_err(|error| fault(&error))?;
         document.options.memory.track_dirty = load.track_dirty_pages;
         let shell = self.shell(document.options)?;

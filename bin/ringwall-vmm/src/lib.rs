@@ -7,4 +7,6 @@ mod changes;
 pub mod confine;
 mod console;
 mod host;
+mod logging;
+mod metrics;
 pub mod run;

@@ -11,9 +11,10 @@ use kvm_ioctls::Kvm;
 use ringwall_vmm::event_loop::{Key, borrowed};
 use ringwall_vmm::snapshot::document::Document;
 use ringwall_vmm::snapshot::{memory_file, state_file};
-use ringwall_vmm_proto::{Action, Architecture, ConfigFile, ConfigFileError, Controller, Fault, Level, Resources};
+use ringwall_vmm_proto::{
+    Action, Architecture, ConfigFile, ConfigFileError, Controller, Fault, HostPath, Metrics, Resources,
+};
 use thiserror::Error;
-use tracing_subscriber::filter::LevelFilter;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::api::{
@@ -23,6 +24,7 @@ use crate::api::{
 use crate::args::{self, Api, Args, Exit, Mode};
 use crate::confine::{self, ConfineError, Thread};
 use crate::host::{End, Host, options_of};
+use crate::logging;
 
 /// Why there is no VM, or no more.
 #[derive(Debug, Error)]
@@ -191,6 +193,12 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
         let value = serde_json::from_slice(&text).map_err(|error| RunError::Refused(error.to_string()))?;
         host.act(Action::PutMmds(value)).map_err(|fault| refused(&fault))?;
     }
+    if let Some(path) = &args.metrics_path {
+        let metrics_path = HostPath::new("--metrics-path", path.display().to_string())
+            .map_err(|error| RunError::Refused(error.to_string()))?;
+        host.act(Action::SetMetrics(Metrics { metrics_path }))
+            .map_err(|fault| refused(&fault))?;
+    }
     if let Some(path) = &args.config_file {
         for action in ConfigFile::parse(&read(path)?)?.actions {
             check_needs(&action)?;
@@ -328,29 +336,12 @@ fn is_emulated() -> bool {
 }
 
 fn log(args: &Args) -> Result<(), RunError> {
-    let level = match args.level {
-        None | Some(Level::Warn) => LevelFilter::WARN,
-        Some(Level::Off) => LevelFilter::OFF,
-        Some(Level::Error) => LevelFilter::ERROR,
-        Some(Level::Info) => LevelFilter::INFO,
-        Some(Level::Debug) => LevelFilter::DEBUG,
-        Some(Level::Trace) => LevelFilter::TRACE,
-    };
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_ansi(false)
-        .with_level(args.show_level)
-        .with_target(args.show_log_origin);
+    logging::begin(args.level, args.show_level, args.show_log_origin);
     match &args.log_path {
-        None => builder.with_writer(io::stderr).init(),
-        Some(path) => {
-            let file = OpenOptions::new().append(true).create(true).open(path);
-            let file = file.map_err(|source| RunError::Read {
-                path: path.display().to_string(),
-                source,
-            })?;
-            builder.with_writer(std::sync::Mutex::new(file)).init();
-        }
+        None => Ok(()),
+        Some(path) => logging::to_file(path).map_err(|source| RunError::Read {
+            path: path.display().to_string(),
+            source,
+        }),
     }
-    Ok(())
 }

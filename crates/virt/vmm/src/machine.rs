@@ -16,7 +16,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use kvm_ioctls::VmFd;
 use ringwall_arch::native::{self, Platform};
-use ringwall_arch::{Board, BootTablesError, GuestRam, LoadInitrdError, LoadKernelError, MmioSlot};
+use ringwall_arch::{Board, BootTablesError, Fingerprint, GuestRam, LoadInitrdError, LoadKernelError, MmioSlot};
 use ringwall_devices::system_control::SystemEvent;
 use ringwall_devices::virtio::{DeviceError, RestoreError, VirtioDevice};
 use thiserror::Error;
@@ -531,6 +531,12 @@ impl Machine {
         &self.fixed
     }
 
+    /// The virtio devices, in the order of their places.
+    #[must_use]
+    pub fn devices(&self) -> &[Attached] {
+        &self.devices
+    }
+
     /// A virtio device, by its name in the configuration.
     #[must_use]
     pub fn device(&self, id: &str) -> Option<&Attached> {
@@ -575,7 +581,11 @@ impl Machine {
     ///
     /// # Errors
     /// See [`SaveMachineError`].
-    pub fn save(&self, configuration: serde_json::Value) -> Result<Document, SaveMachineError> {
+    pub fn save(
+        &self,
+        configuration: serde_json::Value,
+        fingerprint: Fingerprint,
+    ) -> Result<Document, SaveMachineError> {
         if self.is_running {
             return Err(SaveMachineError::Running);
         }
@@ -590,6 +600,7 @@ impl Machine {
         }
         let vcpus: Result<Vec<_>, _> = self.vcpus.iter().map(VcpuHandle::save).collect();
         Ok(Document {
+            fingerprint,
             options: self.options,
             configuration,
             vcpus: vcpus?,

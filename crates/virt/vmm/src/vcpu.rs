@@ -215,6 +215,14 @@ struct Worker {
     running: bool,
 }
 
+/// The width in bytes of one access of an exit for port I/O.
+#[expect(unsafe_code, reason = "the exit's fields are a union")]
+fn access_width(vcpu: &mut VcpuFd) -> usize {
+    // SAFETY: called right after an exit for port I/O, which has filled this member; any bits are a valid number.
+    let width = unsafe { vcpu.get_kvm_run().__bindgen_anon_1.io.size };
+    usize::from(width)
+}
+
 /// Whether the guest may go on.
 enum Next {
     Run,
@@ -240,6 +248,8 @@ impl Worker {
                     let _nobody = reply.send(());
                 }
                 Some(Command::Resume(reply)) => {
+                    // A guest that is not told takes the pause for a stuck CPU, and no worse.
+                    let _untold = native::tell_of_pause(&self.vcpu);
                     self.running = true;
                     let _nobody = reply.send(());
                 }
@@ -285,7 +295,10 @@ impl Worker {
         let failed = |why: String| Step::Event(VcpuEvent::Failed { vcpu: self.index, why });
         match self.vcpu.run() {
             Ok(VcpuExit::IoOut(port, data)) => {
-                buses.ports.write(u64::from(port), data);
+                // Copied, because the width of one access is beside the data: `rep outs` comes as one exit with many.
+                let data = data.to_vec();
+                let width = access_width(&mut self.vcpu);
+                buses.ports.write_each(u64::from(port), width, &data);
                 Step::Done
             }
             Ok(VcpuExit::IoIn(port, data)) => {

@@ -1,6 +1,6 @@
 //! What a snapshot knows beside memory.
 
-use ringwall_arch::native;
+use ringwall_arch::{Fingerprint, native};
 use ringwall_devices::virtio::mmio::MmioState;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,8 @@ pub struct DeviceRecord {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Document {
+    /// What the guest was shown of its host.
+    pub fingerprint: Fingerprint,
     /// What kind of VM.
     pub options: ShellOptions,
     /// The configuration that its devices were made from, as `GET /vm/config` has it.

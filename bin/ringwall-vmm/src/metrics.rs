@@ -1,0 +1,51 @@
+//! Counters: one line of JSON each time they are asked for, appended to a file or named pipe.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ringwall_vmm::machine::Machine;
+use serde_json::{Map, Value, json};
+
+/// Opens where counters go. A named pipe without reader is an error now, not a VMM that waits later.
+///
+/// # Errors
+/// What opening says.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o600);
+    options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits().try_into().unwrap_or_default());
+    options.open(path)
+}
+
+/// Writes the counters of a machine.
+///
+/// # Errors
+/// What writing says.
+pub(crate) fn flush(file: &mut File, machine: Option<&Machine>) -> io::Result<()> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let milliseconds = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+    let devices: Map<String, Value> = machine
+        .into_iter()
+        .flat_map(Machine::devices)
+        .map(|device| {
+            let transport = device.transport();
+            let counters = transport.metrics();
+            let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+            let values = json!({
+                "activations": read(&counters.activations),
+                "resets": read(&counters.resets),
+                "guest_faults": read(&counters.guest_faults),
+                "host_failures": read(&counters.host_failures),
+                "ignored_accesses": read(&counters.ignored_accesses),
+                "notifications": read(&counters.notifications),
+            });
+            (device.id.clone(), values)
+        })
+        .collect();
+    let line = json!({"utc_timestamp_ms": milliseconds, "devices": devices});
+    file.write_all(format!("{line}\n").as_bytes())
+}
