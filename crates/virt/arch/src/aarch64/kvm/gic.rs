@@ -20,7 +20,7 @@ use crate::board::{GicDescription, GicVersion};
 /// Errors that mean "this host has no such device".
 const ENODEV: i32 = 19;
 /// GICv2 numbers its CPUs with 3 bits.
-pub(super) const GICV2_MAX_VCPUS: usize = 8;
+const GICV2_MAX_VCPUS: usize = 8;
 
 /// The interrupt controller of a virtual machine.
 #[derive(Debug)]
@@ -74,7 +74,10 @@ impl Gic {
 
     fn create_v2(vm: &VmFd, vcpus: usize) -> Result<Self, PlatformError> {
         if vcpus > GICV2_MAX_VCPUS {
-            return Err(PlatformError::TooManyForGicV2 { wanted: vcpus });
+            return Err(PlatformError::TooManyForGic {
+                wanted: vcpus,
+                most: GICV2_MAX_VCPUS,
+            });
         }
         let device = create_device(vm, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V2)
             .map_err(refused("KVM_CREATE_DEVICE (GICv2)"))?;

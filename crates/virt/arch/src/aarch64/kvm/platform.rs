@@ -28,11 +28,13 @@ pub enum PlatformError {
         /// How many were asked for.
         wanted: usize,
     },
-    /// GICv2 has interfaces for 8 CPUs.
-    #[error("{wanted} vCPUs, but this host's interrupt controller (GICv2) has interfaces for 8")]
-    TooManyForGicV2 {
+    /// The interrupt controller has interfaces for fewer CPUs; GICv2 for 8.
+    #[error("{wanted} vCPUs, but this host's interrupt controller has interfaces for {most}")]
+    TooManyForGic {
         /// How many were asked for.
         wanted: usize,
+        /// How many there can be.
+        most: usize,
     },
     /// `finish` was not called.
     #[error("the interrupt controller is not made yet")]
@@ -114,11 +116,16 @@ impl Platform {
     ///
     /// # Errors
     /// The number of vCPUs is out of range, or what KVM refuses.
-    pub fn create(_kvm: &Kvm, vm: &VmFd, options: PlatformOptions) -> Result<Self, PlatformError> {
+    pub fn create(kvm: &Kvm, vm: &VmFd, options: PlatformOptions) -> Result<Self, PlatformError> {
         if options.vcpus == 0 || options.vcpus > MAX_VCPUS {
             return Err(PlatformError::Vcpus {
                 wanted: options.vcpus.into(),
             });
+        }
+        // KVM's limit is that of the best interrupt controller which it can make here.
+        let (wanted, most) = (usize::from(options.vcpus), kvm.get_max_vcpus());
+        if wanted > most {
+            return Err(PlatformError::TooManyForGic { wanted, most });
         }
         let mut target = kvm_vcpu_init::default();
         vm.get_preferred_target(&mut target)
