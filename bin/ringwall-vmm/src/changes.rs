@@ -44,11 +44,13 @@ pub(crate) fn drive(machine: &Machine, known: &Drive, update: &DriveUpdate) -> R
         Some(path) => Some(plan::open("drive", Path::new(path.as_str()), !known.is_read_only)?),
         None => None,
     };
-    let limits = update.rate_limiter.as_ref().map(plan::limits);
+    let limits = update.rate_limiter.as_ref().map(plan::limits_as_told);
     let changed = attached.transport().with_device(|block: &mut Block, session| {
-        let replaced = match file {
-            Some(file) => block.replace_disk(file, session).map_err(ChangeError::from),
-            None => Ok(()),
+        let replaced = match file.map(|file| block.replace_disk(file, session)) {
+            // The guest's fault, which its device's status must show.
+            Some(Err(ReplaceDiskError::Device(error))) => return Err(error),
+            Some(Err(error)) => Err(ChangeError::from(error)),
+            Some(Ok(())) | None => Ok(()),
         };
         Ok(replaced.and_then(|()| match limits {
             Some(limits) => Ok(block.update_rate_limiter(limits)?),
@@ -58,24 +60,12 @@ pub(crate) fn drive(machine: &Machine, known: &Drive, update: &DriveUpdate) -> R
     changed.ok_or(ChangeError::NoDevice(id))??
 }
 
-/// Changes the rate limiters of a network interface. `known` is how it is configured.
-pub(crate) fn interface(
-    machine: &Machine,
-    known: &NetworkInterface,
-    update: &NetworkUpdate,
-) -> Result<(), ChangeError> {
+/// Changes the rate limiters of a network interface; what the update does not name stays.
+pub(crate) fn interface(machine: &Machine, update: &NetworkUpdate) -> Result<(), ChangeError> {
     let id = update.iface_id.to_string();
     let attached = machine.device(&id).ok_or_else(|| ChangeError::NoDevice(id.clone()))?;
-    let merged = |known: &Option<RateLimiter>, update: &Option<RateLimiter>| {
-        let limiter = match (known, update) {
-            (Some(known), Some(update)) => Some(known.updated(update)),
-            (None, Some(update)) => Some(*update),
-            (known, None) => *known,
-        };
-        limiter.as_ref().map(plan::limits).unwrap_or_default()
-    };
-    let receive = merged(&known.rx_rate_limiter, &update.rx_rate_limiter);
-    let transmit = merged(&known.tx_rate_limiter, &update.tx_rate_limiter);
+    let told = |limiter: &Option<RateLimiter>| limiter.as_ref().map(plan::limits_as_told).unwrap_or_default();
+    let (receive, transmit) = (told(&update.rx_rate_limiter), told(&update.tx_rate_limiter));
     let changed = attached
         .transport()
         .with_device(|net: &mut Net, _| Ok(net.update_rate_limiters(receive, transmit)));

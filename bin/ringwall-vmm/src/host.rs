@@ -153,13 +153,7 @@ impl Host {
                 return changes::balloon_statistics(self.machine()?).map_err(|error| fault(&error));
             }
             Command::UpdateNetworkInterface(update) => {
-                let interfaces = &self.controller.resources().interfaces;
-                let known = interfaces
-                    .iter()
-                    .find(|known| known.iface_id == update.iface_id)
-                    .cloned();
-                let known = known.ok_or_else(no_machine)?;
-                changes::interface(self.machine()?, &known, update).map_err(|error| fault(&error))?;
+                changes::interface(self.machine()?, update).map_err(|error| fault(&error))?;
             }
             Command::SetLogger(logger) => {
                 if let Some(path) = &logger.log_path {
@@ -173,9 +167,10 @@ impl Host {
                 self.metrics = Some(metrics::open(wanted.metrics_path.as_path()).map_err(|error| fault(&error))?);
             }
             Command::FlushMetrics => {
-                let file = self.metrics.as_mut();
-                let file = file.ok_or_else(|| Fault::bad_request(&"no file for metrics is configured"))?;
-                metrics::flush(file, self.machine.as_ref()).map_err(|error| fault(&error))?;
+                // Without a file nothing is kept, and nothing is left to be written.
+                if let Some(file) = &mut self.metrics {
+                    metrics::flush(file, self.machine.as_ref()).map_err(|error| fault(&error))?;
+                }
             }
         }
         Ok(Answer::Empty)

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
 
-use ringwall_devices::rate_limiter::{BucketSpec, RateLimiterSpec};
+use ringwall_devices::rate_limiter::{BucketSpec, RateLimiter as DeviceLimiter, RateLimiterSpec};
 use ringwall_devices::virtio::balloon::{Balloon, BalloonOptions};
 use ringwall_devices::virtio::block::{Block, BlockOptions, CacheType, Engine, EngineChoice, MakeBlockError};
 use ringwall_devices::virtio::net::{MacAddress, MakeNetError, Net, NetOptions, OpenTapError, Tap};
@@ -116,8 +116,13 @@ pub fn devices(resources: &Resources) -> Result<Vec<Planned>, PlanError> {
             device: Box::new(device),
         });
     }
-    if resources.entropy.is_some() {
-        let device = Rng::new(Box::new(HostEntropy)).map_err(PlanError::Entropy)?;
+    if let Some(config) = &resources.entropy {
+        let mut device = Rng::new(Box::new(HostEntropy)).map_err(PlanError::Entropy)?;
+        if let Some(limiter) = &config.rate_limiter {
+            let limiter =
+                DeviceLimiter::new(limits(limiter)).map_err(|error| PlanError::Entropy(io::Error::other(error)))?;
+            device = device.with_allowance(Box::new(limiter));
+        }
         planned.push(Planned {
             id: ENTROPY.to_owned(),
             device: Box::new(device),
@@ -167,8 +172,8 @@ fn block_options(drive: &Drive) -> BlockOptions {
         },
         is_direct: false,
         engine: match drive.io_engine {
-            // Firecracker's Sync blocks its only device thread; threads of our own do the same without.
-            IoEngine::Sync => EngineChoice::Only(Engine::Sync),
+            // Firecracker's Sync holds up its only device thread; threads of our own do the same without.
+            IoEngine::Sync => EngineChoice::Only(Engine::Threads),
             IoEngine::Async => EngineChoice::Auto,
         },
         rate_limiter: drive.rate_limiter.as_ref().map(limits).unwrap_or_default(),
@@ -178,16 +183,26 @@ fn block_options(drive: &Drive) -> BlockOptions {
 /// A rate limiter in the devices' terms; a bucket that limits nothing is none.
 #[must_use]
 pub fn limits(limiter: &RateLimiter) -> RateLimiterSpec {
-    let bucket = |bucket: &Option<TokenBucket>| {
-        bucket.filter(TokenBucket::is_limit).map(|bucket| BucketSpec {
-            size: bucket.size,
-            one_time_burst: bucket.one_time_burst.unwrap_or(0),
-            refill_time_ms: bucket.refill_time_ms,
-        })
-    };
     RateLimiterSpec {
-        bandwidth: bucket(&limiter.bandwidth),
-        ops: bucket(&limiter.ops),
+        bandwidth: limiter.bandwidth.filter(TokenBucket::is_limit).map(bucket),
+        ops: limiter.ops.filter(TokenBucket::is_limit).map(bucket),
+    }
+}
+
+/// A change of a rate limiter in the devices' terms: a bucket that limits nothing takes the limit away, and none leaves it as it is.
+#[must_use]
+pub fn limits_as_told(limiter: &RateLimiter) -> RateLimiterSpec {
+    RateLimiterSpec {
+        bandwidth: limiter.bandwidth.map(bucket),
+        ops: limiter.ops.map(bucket),
+    }
+}
+
+fn bucket(bucket: TokenBucket) -> BucketSpec {
+    BucketSpec {
+        size: bucket.size,
+        one_time_burst: bucket.one_time_burst.unwrap_or(0),
+        refill_time_ms: bucket.refill_time_ms,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
 
+use crate::rate_limiter::{RateLimiter, RateLimiterState};
 use crate::virtio::RestoreError;
 
 /// A limit of requests and bytes in a time.
@@ -22,4 +23,33 @@ pub trait Allowance: Debug + Send + 'static {
     /// # Errors
     /// See [`RestoreError`].
     fn restore(&mut self, state: serde_json::Value) -> Result<(), RestoreError>;
+}
+
+impl Allowance for RateLimiter {
+    fn take(&mut self, bytes: u64) -> bool {
+        RateLimiter::take(self, bytes)
+    }
+
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        RateLimiter::descriptor(self)
+    }
+
+    fn acknowledge(&mut self) {
+        RateLimiter::acknowledge(self);
+    }
+
+    fn reset(&mut self) {
+        RateLimiter::reset(self);
+    }
+
+    fn save(&self) -> serde_json::Value {
+        serde_json::json!(RateLimiter::save(self))
+    }
+
+    fn restore(&mut self, state: serde_json::Value) -> Result<(), RestoreError> {
+        let state: RateLimiterState = serde_json::from_value(state)?;
+        RateLimiter::restore(self, state).map_err(|error| RestoreError::Unfit {
+            what: format!("entropy: {error}"),
+        })
+    }
 }

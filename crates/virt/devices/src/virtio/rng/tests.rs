@@ -4,8 +4,11 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::atomic::Ordering;
 
+use rustix::event::{PollFd, PollFlags, poll};
+
 use super::{Allowance, Entropy, HostEntropy, Rng};
 use crate::event::Event;
+use crate::rate_limiter::{RateLimiter, RateLimiterSpec};
 use crate::virtio::testing::{Buffer, Harness};
 use crate::virtio::{DeviceError, Fault, RestoreError, VirtioDevice as _};
 
@@ -191,4 +194,28 @@ fn an_allowance_makes_requests_wait_and_loses_none() {
         .restore(restored.save())
         .unwrap_err();
     restored.restore(Rng::new(Box::new(Constant)).unwrap().save()).unwrap();
+}
+
+#[test]
+fn a_rate_limiter_is_an_allowance() {
+    let spec = serde_json::json!({"ops": {"size": 2, "refill_time": 100}});
+    let limiter = RateLimiter::new(serde_json::from_value::<RateLimiterSpec>(spec).unwrap()).unwrap();
+    let rng = Rng::new(Box::new(Constant)).unwrap().with_allowance(Box::new(limiter));
+    let mut harness = Harness::new(rng, 4 << 20);
+    for _ in 0..3 {
+        harness.submit(0, &[], &[60]);
+    }
+    harness.notify(0).unwrap();
+    assert_eq!(harness.queue(0).take_used().len(), 2);
+    {
+        let sources = harness.device.sources();
+        let mut wait = [PollFd::from_borrowed_fd(sources[1].descriptor, PollFlags::IN)];
+        let limit = rustix::time::Timespec { tv_sec: 10, tv_nsec: 0 };
+        assert_eq!(poll(&mut wait, Some(&limit)).unwrap(), 1);
+    }
+    harness.ready(1).unwrap();
+    assert_eq!(harness.queue(0).take_used().len(), 1);
+    let saved = harness.device.save();
+    harness.device.restore(saved).unwrap();
+    harness.device.restore(serde_json::json!({"allowance": 7})).unwrap_err();
 }
