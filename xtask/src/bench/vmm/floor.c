@@ -1,10 +1,10 @@
 /* The floor of `cargo xtask bench vmm`: KVM's calls and nothing else, so what they cost on this host is known in the same run.
  *
- *   floor boot GUEST             makes a VM of 128 MiB and one vCPU, boots GUEST (an ELF file with a 32-bit entry), ends with its first byte
+ *   floor boot GUEST             makes a VM of 128 MiB and one vCPU, and boots GUEST (an ELF file with a 32-bit entry)
  *   floor save GUEST MEM STATE   boots it until it waits for input after READY, and writes memory and registers
- *   floor load MEM STATE         maps the memory privately, sets the registers, types a key, ends with the first byte
+ *   floor load MEM STATE         maps the memory privately, sets the registers and types a key
  *
- * The guest's serial port goes to standard output. With FLOOR_TIMES set, the microseconds of each step go to standard error. */
+ * Boot and load go on until they are killed. The guest's serial port goes to standard output. With FLOOR_TIMES set, the microseconds of each step go to standard error. */
 #define _GNU_SOURCE
 #include <elf.h>
 #include <fcntl.h>
@@ -147,7 +147,7 @@ int main(int count, char **words) {
         load(words[3]);
     else
         load_guest(words[2]);
-    int lines = 0;
+    int lines = 0, keys = is_load;
     for (;;) {
         need(ioctl(vcpu, KVM_RUN, 0) == 0, "KVM_RUN");
         need(run->exit_reason == KVM_EXIT_IO, "another exit than port I/O");
@@ -160,15 +160,15 @@ int main(int count, char **words) {
                     save(words[3], words[4]);
                     return 0;
                 }
-                *byte = is_load ? HAS_INPUT : IDLE;
+                *byte = keys > 0 ? HAS_INPUT : IDLE;
             } else if (run->io.port == SERIAL) {
                 *byte = '?';
+                keys--;
             }
         } else if (run->io.port == SERIAL) {
             step("run");
             need(write(1, byte, 1) == 1, "standard output");
             lines += *byte == '\n';
-            if (!is_save) return 0;
         }
     }
 }
