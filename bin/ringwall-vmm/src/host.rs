@@ -211,9 +211,9 @@ impl Host {
         let mut document: Document = state_file::decode(state).map_err(|error| fault(&error))?;
         let resources = resources_of(&document)?;
         let memory = match &load.memory {
-            MemoryBackend::File(path) => SavedMemory::File(
-                plan::open("memory file", path.as_path(), false).map_err(|error| fault(&error))?,
-            ),
+            MemoryBackend::File(path) => {
+                SavedMemory::File(plan::open("memory file", path.as_path(), false).map_err(|error| fault(&error))?)
+            }
             MemoryBackend::Uffd(path) => SavedMemory::Handler(
                 Connection::open(path.as_path()).map_err(|error| fault(&error))?,
                 Box::new(|lost| tracing::error!("{lost}")),

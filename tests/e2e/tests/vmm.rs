@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use ringwall_e2e::vmm::{MEMORY_MIB, Vmm, binary, free_socket, load_body, snapshot_body};
 use serde_json::json;
@@ -181,7 +182,7 @@ fn a_prepared_vmm_takes_the_snapshot_that_fits_it_and_any_other() {
     let mut vmm = Vmm::restore(&binary, &work.path().join("a"), &kept, &["--prepared"]);
     assert_eq!(vmm.tell(b's'), sum);
     drop(vmm);
-    let mut vmm = Vmm::boot(&binary, &work.path().join("b"), &json!({"vcpu_count": 3}));
+    let vmm = Vmm::boot(&binary, &work.path().join("b"), &json!({"vcpu_count": 3}));
     vmm.pause();
     let other = work.path().join("other");
     vmm.snapshot("Full", &other);

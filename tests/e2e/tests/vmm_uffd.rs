@@ -8,7 +8,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -26,7 +26,13 @@ const AT_ONCE: Duration = Duration::from_secs(2);
 fn vmm_binary() -> Option<PathBuf> {
     let binary = binary()?;
     let allowed = fs::read_to_string("/proc/sys/vm/unprivileged_userfaultfd").is_ok_and(|value| value.trim() == "1");
-    if !allowed && fs::File::options().read(true).write(true).open("/dev/userfaultfd").is_err() {
+    if !allowed
+        && fs::File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/userfaultfd")
+            .is_err()
+    {
         println!("SKIPPED: this user may not make a userfaultfd");
         return None;
     }
@@ -70,7 +76,11 @@ impl Handler {
         let mut line = String::new();
         loop {
             line.clear();
-            assert_ne!(self.said.read_line(&mut line).expect("read"), 0, "it ended without {word:?}");
+            assert_ne!(
+                self.said.read_line(&mut line).expect("read"),
+                0,
+                "it ended without {word:?}"
+            );
             if let Some(rest) = line.strip_prefix(word) {
                 return rest.trim().to_owned();
             }
@@ -130,7 +140,10 @@ fn send_load(folder: &Path, body: &Value) -> UnixStream {
     let mut stream = UnixStream::connect(folder.join("api")).expect("the API answers");
     stream.set_read_timeout(Some(PATIENCE)).expect("set");
     let body = body.to_string();
-    let head = format!("PUT /snapshot/load HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "PUT /snapshot/load HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
     stream.write_all((head + &body).as_bytes()).expect("sent");
     stream
 }
@@ -148,7 +161,10 @@ fn is_lost(vmm: &mut Vmm, since: Instant, within: Duration, words: &str) {
 fn differing_pages(one: &Path, other: &Path) -> Vec<u64> {
     let open = |folder: &Path| fs::File::open(folder.join("memory")).expect("there");
     let (one, other) = (open(one), open(other));
-    assert_eq!(one.metadata().expect("there").len(), other.metadata().expect("there").len());
+    assert_eq!(
+        one.metadata().expect("there").len(),
+        other.metadata().expect("there").len()
+    );
     let (mut left, mut right) = (vec![0; 4096], vec![0; 4096]);
     (0..MEMORY_MIB << 8)
         .filter(|page| {
@@ -288,7 +304,10 @@ fn a_handler_killed_while_a_vcpu_waits_for_a_page_ends_the_vm() {
 fn buffer() -> String {
     let symbols = Command::new("nm").arg(guest()).output().expect("nm is needed");
     let symbols = String::from_utf8(symbols.stdout).expect("text");
-    let line = symbols.lines().find(|line| line.ends_with(" data")).expect("the symbol");
+    let line = symbols
+        .lines()
+        .find(|line| line.ends_with(" data"))
+        .expect("the symbol");
     format!("0x{}", line.split(' ').next().expect("an address"))
 }
 
@@ -296,7 +315,11 @@ fn buffer() -> String {
 fn a_handler_killed_while_a_disk_waits_for_a_page_ends_the_vm() {
     let Some(binary) = vmm_binary() else { return };
     let work = tempfile::tempdir().expect("a directory");
-    let (first, kept, last) = (work.path().join("first"), work.path().join("kept"), work.path().join("last"));
+    let (first, kept, last) = (
+        work.path().join("first"),
+        work.path().join("kept"),
+        work.path().join("last"),
+    );
     let mut vmm = Vmm::start(&binary, &first, &[]);
     vmm.configure(&json!({}));
     // The guest's write is done at once, and its read waits long enough to be caught by the snapshot.
@@ -345,7 +368,12 @@ fn a_handler_that_never_answers_is_given_up_at_the_deadline() {
     let mut vmm = Vmm::start(&binary, &saved.folder("a"), &[]);
     let begun = Instant::now();
     let _load = send_load(&saved.folder("a"), &handler.body(&saved.kept, true));
-    is_lost(&mut vmm, begun, Duration::from_secs(40), "has not let the snapshot be loaded within 30 s");
+    is_lost(
+        &mut vmm,
+        begun,
+        Duration::from_secs(40),
+        "has not let the snapshot be loaded within 30 s",
+    );
 }
 
 #[test]
@@ -362,6 +390,44 @@ fn a_slow_handler_slows_the_load_and_no_more() {
     vmm.pause();
     vmm.resume();
     assert_eq!(vmm.tell(b'r'), "rng: ok");
+}
+
+/// A program in the VMM's place, which starts it with fewer rights: root's without `CAP_SYS_PTRACE`, and `more` done before.
+fn restricted(binary: &Path, at: &Path, more: &str) -> PathBuf {
+    let text = format!(
+        "#!/bin/sh\n{more}\nexec setpriv --inh-caps=-sys_ptrace --bounding-set=-sys_ptrace {} \"$@\"\n",
+        binary.display()
+    );
+    fs::write(at, text).expect("written");
+    fs::set_permissions(at, fs::Permissions::from_mode(0o700)).expect("set");
+    at.to_owned()
+}
+
+#[test]
+fn without_the_right_to_the_system_call_the_device_serves_and_without_both_the_error_says_what_to_do() {
+    let Some(binary) = vmm_binary() else { return };
+    let sysctl = fs::read_to_string("/proc/sys/vm/unprivileged_userfaultfd").unwrap_or_default();
+    if !rustix::process::geteuid().is_root() || sysctl.trim() != "0" || !Path::new("/dev/userfaultfd").exists() {
+        println!("SKIPPED: needs root, vm.unprivileged_userfaultfd=0 and /dev/userfaultfd");
+        return;
+    }
+    let saved = Saved::make(&binary);
+    let handler = saved.handler("a", &[]);
+    let by_device = restricted(&binary, &saved.folder("by-device"), "");
+    let mut vmm = Vmm::start(&by_device, &saved.folder("a"), &[]);
+    vmm.put("/snapshot/load", &handler.body(&saved.kept, true));
+    assert_eq!(vmm.tell(b's'), saved.sum);
+    drop((vmm, handler));
+    saved.free();
+    // A mount namespace of its own, where the device is another.
+    let hidden = "[ \"$HIDDEN\" ] || HIDDEN=1 exec unshare --mount \"$0\" \"$@\"\nmount --bind /dev/null /dev/userfaultfd || exit 9";
+    let by_nothing = restricted(&binary, &saved.folder("by-nothing"), hidden);
+    let handler = saved.handler("b", &[]);
+    let vmm = Vmm::start(&by_nothing, &saved.folder("b"), &[]);
+    let (status, text) = vmm.ask("PUT", "/snapshot/load", Some(&handler.body(&saved.kept, true)));
+    assert_eq!(status, 400, "{text}");
+    assert!(text.contains("vm.unprivileged_userfaultfd"), "{text}");
+    assert!(text.contains("/dev/userfaultfd"), "{text}");
 }
 
 #[test]

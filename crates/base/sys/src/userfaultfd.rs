@@ -115,8 +115,14 @@ mod tests {
     fn the_numbers_are_those_of_the_header() {
         // _IOWR(type, number, size) of asm-generic/ioctl.h.
         let code = |number: u64, bytes: usize| 3 << 30 | (bytes as u64) << 16 | API << 8 | number;
-        assert_eq!(code(0x3f, size_of::<Handshake>()), u64::from(u32::try_from(HANDSHAKE).unwrap()));
-        assert_eq!(code(0, size_of::<Register>()), u64::from(u32::try_from(REGISTER).unwrap()));
+        assert_eq!(
+            code(0x3f, size_of::<Handshake>()),
+            u64::from(u32::try_from(HANDSHAKE).unwrap())
+        );
+        assert_eq!(
+            code(0, size_of::<Register>()),
+            u64::from(u32::try_from(REGISTER).unwrap())
+        );
     }
 
     #[test]
@@ -130,7 +136,10 @@ mod tests {
             }
             Err(error) => panic!("{error}"),
         };
-        assert_eq!(handshake(made.as_fd(), 1 << 63).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+        assert_eq!(
+            handshake(made.as_fd(), 1 << 63).unwrap_err().raw_os_error(),
+            Some(libc::EINVAL)
+        );
         handshake(made.as_fd(), EVENT_REMOVE).unwrap();
     }
 

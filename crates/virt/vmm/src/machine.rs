@@ -54,6 +54,12 @@ pub struct Surroundings {
     pub pagemap: File,
 }
 
+impl std::fmt::Debug for Surroundings {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Surroundings").finish_non_exhaustive()
+    }
+}
+
 /// What a boot starts from.
 #[derive(Debug)]
 pub struct BootFiles<'a> {

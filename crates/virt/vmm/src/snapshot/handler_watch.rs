@@ -77,13 +77,11 @@ impl HandlerWatch {
         let (ended, alive) = pipe_with(PipeFlags::CLOEXEC)?;
         let is_loaded = Arc::new(AtomicBool::new(false));
         let watched = is_loaded.clone();
-        thread::Builder::new()
-            .name("fault-watch".to_owned())
-            .spawn(move || {
-                if let Some(lost) = watch(&connection, &ended, Instant::now() + deadline, &watched) {
-                    end(lost);
-                }
-            })?;
+        thread::Builder::new().name("fault-watch".to_owned()).spawn(move || {
+            if let Some(lost) = watch(&connection, &ended, Instant::now() + deadline, &watched) {
+                end(lost);
+            }
+        })?;
         Ok(HandlerWatch {
             is_loaded,
             _alive: alive,
@@ -136,15 +134,13 @@ type Speech = (HandlerLost, Sender<()>);
 /// A thread that waits for its words, made beforehand: there may be no new threads at the end.
 fn speaker(last_words: LastWords) -> io::Result<Sender<Speech>> {
     let (speech, speeches) = channel::<Speech>();
-    thread::Builder::new()
-        .name("fault-words".to_owned())
-        .spawn(move || {
-            // An error: the watch has ended, and there is nothing to say.
-            if let Ok((lost, spoken)) = speeches.recv() {
-                last_words(lost);
-                let _gone = spoken.send(());
-            }
-        })?;
+    thread::Builder::new().name("fault-words".to_owned()).spawn(move || {
+        // An error: the watch has ended, and there is nothing to say.
+        if let Ok((lost, spoken)) = speeches.recv() {
+            last_words(lost);
+            let _gone = spoken.send(());
+        }
+    })?;
     Ok(speech)
 }
 

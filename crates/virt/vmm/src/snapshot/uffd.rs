@@ -226,9 +226,56 @@ mod tests {
         let page = rustix::param::page_size();
         assert_eq!(told[1]["size"], 2 << 20);
         assert_eq!(told[1]["offset"], 1 << 20);
-        assert_eq!((&told[0]["page_size"], &told[0]["page_size_kib"]), (&page.into(), &page.into()));
+        assert_eq!(
+            (&told[0]["page_size"], &told[0]["page_size_kib"]),
+            (&page.into(), &page.into())
+        );
         let base = memory.get_host_address(GuestAddress(4 << 30)).unwrap() as u64;
         assert_eq!(told[1]["base_host_virt_addr"], base);
+    }
+
+    /// `UFFD_EVENT_REMOVE` (linux/userfaultfd.h), the first byte of a `struct uffd_msg` of 32 bytes.
+    const REMOVE: u8 = 0x15;
+
+    #[test]
+    #[expect(clippy::print_stdout, reason = "a skipped test must be seen")]
+    fn a_handler_gets_the_mappings_and_is_told_of_what_the_balloon_gives_back() {
+        if let Err(error) = create() {
+            println!("SKIPPED: {error}");
+            return;
+        }
+        let memory = memory::create(&[(GuestAddress(0), 1 << 20)], MemoryOptions::default()).unwrap();
+        let base = memory.get_host_address(GuestAddress(0)).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("faults");
+        let listener = UnixListener::bind(&path).unwrap();
+        let handler = std::thread::spawn(move || {
+            let (connection, _) = listener.accept().unwrap();
+            let (message, descriptors) = pass_fd::receive(connection.as_fd()).unwrap().unwrap();
+            let [userfault] = <[OwnedFd; 1]>::try_from(descriptors).unwrap();
+            let mut ready = [rustix::event::PollFd::new(&userfault, rustix::event::PollFlags::IN)];
+            rustix::event::poll(&mut ready, None).unwrap();
+            let mut event = [0; 32];
+            assert_eq!(rustix::io::read(&userfault, &mut event).unwrap(), 32);
+            (message, event, connection)
+        });
+        let connection = Connection::open(&path).unwrap();
+        let options = MemoryOptions::default();
+        let taken = connection.take_over(&memory, options, Box::new(|_| {})).unwrap();
+        // SAFETY: a page of `memory`, which is accessed only volatilely.
+        let advised = unsafe { rustix::mm::madvise(base.add(8192).cast(), 4096, rustix::mm::Advice::LinuxDontNeed) };
+        advised.unwrap();
+        let (message, event, _connection) = handler.join().unwrap();
+        let told: serde_json::Value = serde_json::from_slice(&message).unwrap();
+        assert_eq!(told[0]["base_host_virt_addr"], base as u64);
+        assert_eq!(event[0], REMOVE);
+        assert_eq!(u64::from_ne_bytes(event[8..16].try_into().unwrap()), base as u64 + 8192);
+        assert_eq!(
+            u64::from_ne_bytes(event[16..24].try_into().unwrap()),
+            base as u64 + 12288
+        );
+        // Before the handler's end is closed, which would end this process.
+        drop(taken);
     }
 
     #[test]
