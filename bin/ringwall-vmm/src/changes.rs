@@ -9,8 +9,7 @@ use ringwall_devices::virtio::net::Net;
 use ringwall_vmm::machine::Machine;
 use ringwall_vmm::plan::{self, PlanError};
 use ringwall_vmm_proto::{
-    Answer, BalloonStatistics, BalloonStatisticsUpdate, BalloonUpdate, Drive, DriveUpdate, NetworkInterface,
-    NetworkUpdate, RateLimiter,
+    Answer, BalloonStatistics, BalloonStatisticsUpdate, BalloonUpdate, Drive, DriveUpdate, NetworkUpdate, RateLimiter,
 };
 use thiserror::Error;
 

@@ -8,11 +8,12 @@ use kvm_ioctls::Kvm;
 use ringwall_arch::native;
 use ringwall_devices::system_control::SystemEvent;
 use ringwall_vmm::event_loop::{EventLoop, Key};
-use ringwall_vmm::machine::{BootFiles, Machine, MachineEvent, Planned, Surroundings};
+use ringwall_vmm::machine::{BootFiles, Machine, MachineEvent, Planned, SavedMemory, Surroundings};
 use ringwall_vmm::memory::MemoryOptions;
 use ringwall_vmm::plan;
 use ringwall_vmm::shell::{Shell, ShellOptions};
 use ringwall_vmm::snapshot::document::Document;
+use ringwall_vmm::snapshot::uffd::Connection;
 use ringwall_vmm::snapshot::{state_file, store};
 use ringwall_vmm::vcpu::VcpuEvent;
 use ringwall_vmm_proto::{
@@ -232,11 +233,6 @@ impl Host {
     }
 
     fn load(&mut self, load: &LoadSnapshot) -> Result<(), Fault> {
-        let MemoryBackend::File(memory) = &load.memory else {
-            return Err(Fault::bad_request(
-                &"this VMM does not restore memory from a page fault handler yet",
-            ));
-        };
         let state = plan::open("state file", load.snapshot_path.as_path(), false).map_err(|error| fault(&error))?;
         let mut document: Document = state_file::decode(state).map_err(|error| fault(&error))?;
         let here = native::fingerprint(&self.kvm).map_err(|error| fault(&error))?;
@@ -248,7 +244,15 @@ impl Host {
         }
         let mut resources = resources_of(&document)?;
         resources.apply_load(load).map_err(|error| fault(&error))?;
-        let memory = plan::open("memory file", memory.as_path(), false).map_err(|error| fault(&error))?;
+        let memory = match &load.memory {
+            MemoryBackend::File(path) => {
+                SavedMemory::File(plan::open("memory file", path.as_path(), false).map_err(|error| fault(&error))?)
+            }
+            MemoryBackend::Uffd(path) => SavedMemory::Handler(
+                Connection::open(path.as_path()).map_err(|error| fault(&error))?,
+                Box::new(|lost| tracing::error!("{lost}")),
+            ),
+        };
         document.options.memory.track_dirty = load.track_dirty_pages;
         let shell = self.shell(document.options)?;
         let planned = self.planned(&resources)?;

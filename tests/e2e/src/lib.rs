@@ -4,6 +4,7 @@
 //! the root part says `SKIPPED`.
 
 pub mod serve;
+pub mod vmm;
 
 use std::ffi::OsStr;
 use std::os::unix::fs::{PermissionsExt, chown};

@@ -14,6 +14,7 @@ pub mod session;
 pub mod signal;
 pub mod signal_sender;
 pub mod user;
+pub mod userfaultfd;
 
 use std::io;
 

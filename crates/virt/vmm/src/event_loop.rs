@@ -42,8 +42,6 @@ pub enum Key {
     SerialRoom,
     /// Input for the serial port.
     SerialInput,
-    /// The page fault handler's end of its connection.
-    FaultHandler,
     /// A descriptor that the program around the VM waits on, by its own number.
     Other(u32),
 }
@@ -55,7 +53,6 @@ impl Key {
             Key::Queue { device, queue } => (1, device, u32::from(queue)),
             Key::Source { device, token } => (2, device, token),
             Key::SerialInput => (3, 0, 0),
-            Key::FaultHandler => (4, 0, 0),
             Key::Other(number) => (5, 0, number),
             Key::Changed { device } => (6, device, 0),
             Key::System => (7, 0, 0),
@@ -76,7 +73,6 @@ impl Key {
             },
             2 => Key::Source { device, token: low },
             3 => Key::SerialInput,
-            4 => Key::FaultHandler,
             5 => Key::Other(low),
             6 => Key::Changed { device },
             7 => Key::System,
@@ -170,7 +166,6 @@ mod tests {
                 token: u32::MAX,
             },
             Key::SerialInput,
-            Key::FaultHandler,
             Key::Other(7),
             Key::Changed { device: 9 },
             Key::System,

@@ -30,6 +30,9 @@ use crate::event_loop::{EventLoop, Key, borrowed};
 use crate::memory::{self, MemoryError, PAGE_BYTES};
 use crate::shell::{Shell, ShellOptions};
 use crate::snapshot::document::{DeviceRecord, Document};
+use crate::snapshot::handler_watch::LastWords;
+use crate::snapshot::memory_file::Base;
+use crate::snapshot::uffd::{Connection, FaultHandler, FaultHandlerError};
 use crate::vcpu::{Buses, VcpuContext, VcpuError, VcpuEvent, VcpuHandle};
 
 /// A virtio device to be put on the board, with its name in the configuration.
@@ -53,10 +56,7 @@ pub struct Surroundings {
 
 impl std::fmt::Debug for Surroundings {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("Surroundings")
-            .field("pagemap", &self.pagemap)
-            .finish_non_exhaustive()
+        formatter.debug_struct("Surroundings").finish_non_exhaustive()
     }
 }
 
@@ -71,6 +71,31 @@ pub struct BootFiles<'a> {
     pub command_line: &'a str,
     /// Fresh random bytes for the guest's generator.
     pub rng_seed: &'a [u8],
+}
+
+/// Where a restored machine's memory is.
+pub enum SavedMemory {
+    /// In a file, which is mapped copy-on-write.
+    File(File),
+    /// With a process that answers page faults; and what to say should it be lost.
+    Handler(Connection, LastWords),
+}
+
+impl std::fmt::Debug for SavedMemory {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            SavedMemory::File(file) => formatter.debug_tuple("File").field(file).finish(),
+            SavedMemory::Handler(connection, _) => formatter.debug_tuple("Handler").field(connection).finish(),
+        }
+    }
+}
+
+/// What brings the pages of guest memory that were never touched.
+#[derive(Debug)]
+enum Pages {
+    Zeroes,
+    File(File),
+    Handler(FaultHandler),
 }
 
 /// Why a machine can't be put together.
@@ -141,6 +166,9 @@ pub enum RestoreMachineError {
     /// Memory.
     #[error("the memory can't be restored")]
     Memory(#[from] MemoryError),
+    /// Memory of a page fault handler.
+    #[error("the memory can't be had from a page fault handler")]
+    FaultHandler(#[from] FaultHandlerError),
     /// A vCPU.
     #[error("vCPU {index} can't be restored")]
     Vcpu {
@@ -215,7 +243,8 @@ pub struct Machine {
     vcpu_events: Receiver<VcpuEvent>,
     wake: Arc<EventFd>,
     pagemap: File,
-    base: Option<File>,
+    /// After all that may wait for a page: the handler is watched until nothing does.
+    pages: Pages,
 }
 
 impl std::fmt::Debug for Machine {
@@ -303,7 +332,7 @@ impl Assembled {
             vcpu_events,
             wake: context.wake,
             pagemap,
-            base: None,
+            pages: Pages::Zeroes,
         })
     }
 }
@@ -366,7 +395,7 @@ impl Machine {
         shell: Shell,
         planned: Vec<Planned>,
         document: Document,
-        memory_file: File,
+        saved_memory: SavedMemory,
         events: &EventLoop,
         around: Surroundings,
     ) -> Result<Self, RestoreMachineError> {
@@ -377,7 +406,15 @@ impl Machine {
                 prepared,
             });
         }
-        memory::map_over(&shell.memory, &memory_file)?;
+        let pages = match saved_memory {
+            SavedMemory::File(file) => {
+                memory::map_over(&shell.memory, &file)?;
+                Pages::File(file)
+            }
+            SavedMemory::Handler(connection, last_words) => {
+                Pages::Handler(connection.take_over(&shell.memory, shell.options.memory, last_words)?)
+            }
+        };
         let assembled = Assembled::new(shell, planned, events, around.console)?;
         let shell = &assembled.shell;
         for (index, (vcpu, state)) in shell.vcpus.iter().zip(&document.vcpus).enumerate() {
@@ -409,12 +446,15 @@ impl Machine {
             });
         }
         let mut machine = assembled.start(events, around.pagemap, around.on_vcpu_start)?;
-        machine.base = Some(memory_file);
+        machine.pages = pages;
         for index in 0..machine.devices.len() {
             machine.follow(events, index).map_err(AssembleError::Wake)?;
         }
         for device in &machine.devices {
             device.transport().kick_all();
+        }
+        if let Pages::Handler(handler) = &machine.pages {
+            handler.loaded();
         }
         Ok(machine)
     }
@@ -468,10 +508,14 @@ impl Machine {
         &self.vm
     }
 
-    /// The file that memory was restored from.
+    /// Where the contents of the pages are that were never touched.
     #[must_use]
-    pub const fn base(&self) -> Option<&File> {
-        self.base.as_ref()
+    pub const fn base(&self) -> Base<'_> {
+        match &self.pages {
+            Pages::Zeroes => Base::Zeroes,
+            Pages::File(file) => Base::File(file),
+            Pages::Handler(_) => Base::Handler,
+        }
     }
 
     /// `/proc/self/pagemap`.
@@ -565,7 +609,7 @@ impl Machine {
                 let _empty = self.wake.read();
                 return Ok(self.vcpu_events.try_iter().map(MachineEvent::Vcpu).collect());
             }
-            Key::Wake | Key::SerialInput | Key::SerialRoom | Key::FaultHandler | Key::Other(_) => {}
+            Key::Wake | Key::SerialInput | Key::SerialRoom | Key::Other(_) => {}
         }
         Ok(Vec::new())
     }

@@ -1,5 +1,5 @@
 //! Guest memory on the host: anonymous pages at first, and after a restore a private mapping of the snapshot's file, so that clones share
-//! what none of them has written.
+//! what none of them has written; or anonymous pages that a page fault handler fills (`snapshot/uffd.rs`).
 //!
 //! The addresses never change during the life of a process: KVM's slots are made once, and a restore maps the file over them. That is
 //! what lets a VM be prepared before it is known what it will run.
@@ -22,6 +22,8 @@ use vm_memory::{GuestAddress, GuestMemoryBackend as _, GuestMemoryRegion as _, G
 
 /// What the dirty bitmap and the snapshot's file count in, in bytes. Smaller than some hosts' pages (aarch64 has 16 and 64 KiB), never larger.
 pub const PAGE_BYTES: usize = 4096;
+/// The size of huge pages that memory is made of, in bytes.
+pub const HUGE_PAGE_BYTES: u64 = 2 << 20;
 
 /// Memory that can't be had.
 #[derive(Debug, Error)]
@@ -79,12 +81,8 @@ fn create_region(
     let size = usize::try_from(bytes).map_err(|_| map_error(io::ErrorKind::OutOfMemory.into()))?;
     let page = const { std::num::NonZero::new(PAGE_BYTES).expect("it is not zero") };
     let bitmap = options.track_dirty.then(|| AtomicBitmap::new(size, page));
-    let mut flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-    if options.huge_pages {
-        flags |= MapFlags::HUGETLB | MapFlags::HUGE_2MB;
-    }
     // libc's MAP_ANONYMOUS has no name in rustix, which has a function of its own for it.
-    let flags = i32::try_from(flags.bits()).unwrap_or_default() | libc_map_anonymous();
+    let flags = i32::try_from(anonymous_flags(options).bits()).unwrap_or_default() | libc_map_anonymous();
     let prot = i32::try_from((ProtFlags::READ | ProtFlags::WRITE).bits()).unwrap_or_default();
     let mapping = MmapRegionBuilder::new_with_bitmap(size, bitmap)
         .with_mmap_prot(prot)
@@ -92,6 +90,40 @@ fn create_region(
         .build()
         .map_err(|error| map_error(io::Error::other(error)))?;
     GuestRegionMmap::new(mapping, base).ok_or(MemoryError::Regions)
+}
+
+fn anonymous_flags(options: MemoryOptions) -> MapFlags {
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+    if options.huge_pages {
+        flags | MapFlags::HUGETLB | MapFlags::HUGE_2MB
+    } else {
+        flags
+    }
+}
+
+/// Makes the memory as [`create`] did: whatever was written since is gone, and no page of it is there.
+///
+/// # Errors
+/// See [`MemoryError`]; the memory may be partly replaced then, and the VM must not run.
+pub fn make_anonymous(memory: &GuestRam, options: MemoryOptions) -> Result<(), MemoryError> {
+    for region in memory.iter() {
+        let size = usize::try_from(region.len()).map_err(|_| MemoryError::Regions)?;
+        // SAFETY: the range is exactly one mapping that `create` made and that `region` keeps alive; it stays mapped and writable, and guest
+        // memory is only ever accessed volatilely, so that its contents may change under everybody.
+        let mapped = unsafe {
+            rustix::mm::mmap_anonymous(
+                region.as_ptr().cast(),
+                size,
+                ProtFlags::READ | ProtFlags::WRITE,
+                anonymous_flags(options) | MapFlags::FIXED,
+            )
+        };
+        mapped.map_err(|error| MemoryError::Map {
+            bytes: region.len(),
+            source: error.into(),
+        })?;
+    }
+    Ok(())
 }
 
 /// `MAP_ANONYMOUS` of `asm-generic/mman-common.h`, the same on both architectures.
@@ -165,6 +197,14 @@ mod tests {
         file.seek(io::SeekFrom::Start(1 << 20)).unwrap();
         io::Read::read_exact(&mut file, &mut seen).unwrap();
         assert_eq!(&seen, b"second");
+    }
+
+    #[test]
+    fn memory_that_is_made_anew_is_empty() {
+        let memory = two_regions();
+        memory.write_obj(7_u64, GuestAddress(4 << 30)).unwrap();
+        make_anonymous(&memory, MemoryOptions::default()).unwrap();
+        assert_eq!(memory.read_obj::<u64>(GuestAddress(4 << 30)).unwrap(), 0);
     }
 
     #[test]

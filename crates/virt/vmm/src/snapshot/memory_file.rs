@@ -37,8 +37,20 @@ fn failing(what: &'static str) -> impl Fn(io::Error) -> SaveMemoryError {
 pub struct Sources<'a> {
     /// `/proc/self/pagemap`, opened before confinement.
     pub pagemap: &'a File,
-    /// The file that memory was restored from: pages that are untouched since are only there.
-    pub base: Option<&'a File>,
+    /// Where the others are.
+    pub base: Base<'a>,
+}
+
+/// Where the contents of pages are that this process has not.
+#[derive(Debug, Clone, Copy)]
+pub enum Base<'a> {
+    /// Nowhere: they are zero.
+    Zeroes,
+    /// In the file that memory was restored from: pages that are untouched since are only there.
+    File(&'a File),
+    /// With a page fault handler, which alone knows which it has. So all of memory is read, which faults every page in: a snapshot takes as
+    /// long as the handler takes for all pages, and this process has all of them afterwards.
+    Handler,
 }
 
 /// What was written.
@@ -55,8 +67,12 @@ pub struct Written {
 pub fn write_full(memory: &GuestRam, sources: &Sources<'_>, file: &File) -> Result<Written, SaveMemoryError> {
     write(memory, file, |base, count| {
         let mut pages = vec![false; count];
+        if let Base::Handler = sources.base {
+            pages.fill(true);
+            return Ok(pages);
+        }
         mark_present(memory, sources.pagemap, base, &mut pages).map_err(failing("reading pagemap"))?;
-        if let Some(file) = sources.base {
+        if let Base::File(file) = sources.base {
             mark_data(memory, file, base, &mut pages).map_err(failing("reading the base file's layout"))?;
         }
         Ok(pages)
@@ -260,7 +276,7 @@ mod tests {
         File::open("/proc/self/pagemap").unwrap()
     }
 
-    fn sources<'a>(pagemap: &'a File, base: Option<&'a File>) -> Sources<'a> {
+    const fn sources<'a>(pagemap: &'a File, base: Base<'a>) -> Sources<'a> {
         Sources { pagemap, base }
     }
 
@@ -270,7 +286,7 @@ mod tests {
         memory.write_obj(1_u64, GuestAddress(5 * 4096)).unwrap();
         memory.write_obj(2_u64, GuestAddress((4 << 30) + (4 << 20))).unwrap();
         let file = tempfile::tempfile().unwrap();
-        let written = write_full(&memory, &sources(&pagemap, None), &file).unwrap();
+        let written = write_full(&memory, &sources(&pagemap, Base::Zeroes), &file).unwrap();
         assert_eq!(written.bytes, 2 * 4096);
         assert_eq!(file.metadata().unwrap().len(), 9 << 20);
         let again = self::memory();
@@ -285,14 +301,14 @@ mod tests {
         memory.write_obj(1_u64, GuestAddress(0)).unwrap();
         memory.write_obj(2_u64, GuestAddress((4 << 30) + 4096)).unwrap();
         let first = tempfile::tempfile().unwrap();
-        write_full(&memory, &sources(&pagemap, None), &first).unwrap();
+        write_full(&memory, &sources(&pagemap, Base::Zeroes), &first).unwrap();
         let restored = self::memory();
         map_over(&restored, &first).unwrap();
         restored.write_obj(3_u64, GuestAddress(8192)).unwrap();
         // A page that the first file has is made zero: the second must not have the old contents.
         restored.write_obj(0_u64, GuestAddress(0)).unwrap();
         let second = tempfile::tempfile().unwrap();
-        write_full(&restored, &sources(&pagemap, Some(&first)), &second).unwrap();
+        write_full(&restored, &sources(&pagemap, Base::File(&first)), &second).unwrap();
         let last = self::memory();
         map_over(&last, &second).unwrap();
         let read = |address| last.read_obj::<u64>(GuestAddress(address)).unwrap();
@@ -306,7 +322,7 @@ mod tests {
             memory.write_obj(page + 1, GuestAddress(page * 4096)).unwrap();
         }
         let full = tempfile::tempfile().unwrap();
-        write_full(&memory, &sources(&pagemap, None), &full).unwrap();
+        write_full(&memory, &sources(&pagemap, Base::Zeroes), &full).unwrap();
         memory.write_obj(0_u64, GuestAddress(4096)).unwrap();
         memory.write_obj(9_u64, GuestAddress(2 * 4096)).unwrap();
         let difference = tempfile::tempfile().unwrap();

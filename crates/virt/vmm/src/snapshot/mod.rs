@@ -1,6 +1,8 @@
 //! Snapshots: a state file that says what it is, and a memory file with holes.
 
 pub mod document;
+pub mod handler_watch;
 pub mod memory_file;
 pub mod state_file;
 pub mod store;
+pub mod uffd;
