@@ -16,6 +16,7 @@
 mod architecture;
 mod board;
 mod fingerprint;
+mod host;
 mod load;
 mod memory;
 mod state;
@@ -40,5 +41,6 @@ pub use x86_64 as native;
 pub use architecture::Architecture;
 pub use board::{Board, BootTablesError, GicDescription, GicVersion, MmioSlot, PageSlot, PortSlot, Reachable};
 pub use fingerprint::Fingerprint;
+pub use host::{MissingCapability, Warning};
 pub use load::{KernelFile, LoadInitrdError, LoadKernelError};
 pub use memory::{GuestRam, MapMemoryError, anonymous_ram};

@@ -2,22 +2,7 @@
 
 use kvm_ioctls::{Cap, Kvm};
 
-/// What this host's KVM lacks.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum MissingCapability {
-    /// KVM speaks another version of its interface; 12 has been the only one since Linux 2.6.22.
-    #[error("KVM's interface has version {found}, not 12")]
-    Version {
-        /// Its version.
-        found: i32,
-    },
-    /// A capability that no virtual machine can do without.
-    #[error("KVM does not offer {names}", names = .names.join(", "))]
-    Capabilities {
-        /// Their names in Documentation/virt/kvm/api.rst.
-        names: Vec<&'static str>,
-    },
-}
+use crate::host::{MissingCapability, require};
 
 /// All capabilities without which no virtual machine is made.
 const REQUIRED: [(Cap, &str); 9] = [
@@ -37,18 +22,7 @@ const REQUIRED: [(Cap, &str); 9] = [
 /// # Errors
 /// Everything that is missing.
 pub fn check(kvm: &Kvm) -> Result<(), MissingCapability> {
-    match kvm.get_api_version() {
-        12 => {}
-        found => return Err(MissingCapability::Version { found }),
-    }
-    let names: Vec<_> = REQUIRED
-        .iter()
-        .filter(|(capability, _)| !kvm.check_extension(*capability))
-        .map(|(_, name)| *name)
-        .collect();
-    if names.is_empty() {
-        Ok(())
-    } else {
-        Err(MissingCapability::Capabilities { names })
-    }
+    require(kvm.get_api_version(), &REQUIRED, |capability| {
+        kvm.check_extension(capability)
+    })
 }

@@ -10,8 +10,9 @@ mod probe;
 mod state;
 mod vcpu;
 
-pub use check::{MissingCapability, check};
+pub use crate::host::{MissingCapability, Warning};
+pub use check::check;
 pub use platform::{Platform, PlatformError, PlatformOptions};
 pub use probe::fingerprint;
 pub use state::{PlatformState, VcpuState};
-pub use vcpu::{VcpuError, Warning, set_boot_registers, tell_of_pause};
+pub use vcpu::{VcpuError, set_boot_registers, tell_of_pause};

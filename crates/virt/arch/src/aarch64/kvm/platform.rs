@@ -9,8 +9,9 @@ use vmm_sys_util::errno;
 use crate::aarch64::kvm::gic::Gic;
 use crate::aarch64::kvm::gic_state;
 use crate::aarch64::kvm::state::PlatformState;
-use crate::aarch64::kvm::vcpu::{self, VcpuError, Warning};
+use crate::aarch64::kvm::vcpu::{self, VcpuError};
 use crate::board::{GicDescription, GicVersion, MAX_VCPUS};
+use crate::host::Warning;
 
 /// What a platform is made for.
 #[derive(Debug, Clone, Copy)]

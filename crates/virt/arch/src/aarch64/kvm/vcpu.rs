@@ -19,6 +19,7 @@ use crate::aarch64::fdt::PERFORMANCE_MONITOR_PPI;
 use crate::aarch64::kvm::platform::{Platform, PlatformError, refused as platform_refused};
 use crate::aarch64::kvm::state::{MAX_REGISTER_BYTES, MAX_REGISTERS, VcpuState};
 use crate::aarch64::registers::CLEARING;
+use crate::host::Warning;
 use crate::state::{Hex, List};
 
 /// `EINVAL`: the host has no such feature.
@@ -69,21 +70,6 @@ pub enum VcpuError {
         /// The index.
         index: u8,
     },
-}
-
-/// Something that could not be had and is done without.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Warning {
-    /// The host has no performance monitor for guests.
-    NoPerformanceMonitor,
-}
-
-impl std::fmt::Display for Warning {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::NoPerformanceMonitor => formatter.write_str("the host offers guests no performance monitor"),
-        }
-    }
 }
 
 /// Makes an error of a failed call.

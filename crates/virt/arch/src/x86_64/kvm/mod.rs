@@ -9,9 +9,10 @@ mod state;
 mod vcpu;
 mod xsave;
 
-pub use check::{MissingCapability, check};
+pub use crate::host::{MissingCapability, Warning};
+pub use check::check;
 pub use platform::{Platform, PlatformError, PlatformOptions};
 pub use probe::fingerprint;
 pub use restore::tell_of_pause;
 pub use state::{PlatformState, VcpuState};
-pub use vcpu::{VcpuError, Warning, set_boot_registers};
+pub use vcpu::{VcpuError, set_boot_registers};

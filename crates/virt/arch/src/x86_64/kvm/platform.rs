@@ -5,8 +5,9 @@ use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use vmm_sys_util::errno;
 
 use crate::board::{GicDescription, MAX_VCPUS};
+use crate::host::Warning;
 use crate::x86_64::cpuid::CpuidEntry;
-use crate::x86_64::kvm::vcpu::{self, VcpuError, Warning};
+use crate::x86_64::kvm::vcpu::{self, VcpuError};
 use crate::x86_64::kvm::xsave::XsaveSize;
 use crate::x86_64::layout::{KVM_IDENTITY_MAP, KVM_TSS};
 use crate::x86_64::msrs;

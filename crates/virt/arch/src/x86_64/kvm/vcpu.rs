@@ -4,6 +4,7 @@ use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_cpuid_entry2, kvm_dta
 use kvm_ioctls::{Kvm, VcpuFd};
 use vmm_sys_util::errno;
 
+use crate::host::Warning;
 use crate::x86_64::boot_tables::BootInfo;
 use crate::x86_64::cpuid::{self, CpuidEntry};
 use crate::x86_64::gdt::Segment;
@@ -49,21 +50,6 @@ pub enum VcpuError {
         /// The index.
         index: u8,
     },
-}
-
-/// Something that could not be had and is done without.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Warning {
-    /// aarch64: the host has no performance monitor for guests.
-    NoPerformanceMonitor,
-}
-
-impl std::fmt::Display for Warning {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::NoPerformanceMonitor => formatter.write_str("the host offers guests no performance monitor"),
-        }
-    }
 }
 
 /// Makes an error of a failed call.
