@@ -8,24 +8,16 @@
 //!
 //! One thread, one poll loop, no async runtime. Clients are served side by side; what they ask of the VMM is done one at a time, in the order in
 //! which requests became complete. A client can make the server wait for nothing: every read and write is non-blocking and has a deadline.
-//!
-//! Beside it what the API configures and no machine is needed for: the log ([`Log`]) and the counters' file ([`MetricsFile`]).
 
 mod connection;
 mod head;
 mod link;
 mod listener;
-mod log;
-mod metrics;
 mod needs;
-mod output;
 mod response;
 mod server;
 
 pub use link::{ApiRequest, Link, LinkError};
 pub use listener::{ListenError, Listener};
-pub use log::{LineWriter, Log};
-pub use metrics::{Counters, MetricsFile};
 pub use needs::{UnmetNeedError, check_needs};
-pub use output::{OpenOutputError, Output};
 pub use server::{Limits, Server, ServerHandle, StartServerError, Stopper};

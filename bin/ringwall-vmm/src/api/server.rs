@@ -13,7 +13,6 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use super::connection::{Complete, Connection};
 use super::link::Link;
 use super::listener::Listener;
-use super::metrics::Counters;
 use super::response::{self, Notes};
 
 /// Most clients at once (Firecracker's bound).
@@ -63,7 +62,6 @@ pub struct Server {
     listener: Listener,
     link: Link,
     limits: Limits,
-    counters: Arc<Counters>,
     stopper: Stopper,
     connections: Vec<Connection>,
     no_accept_until: Option<Instant>,
@@ -111,7 +109,6 @@ impl Server {
             listener,
             link,
             limits,
-            counters: Arc::default(),
             stopper,
             connections: Vec::new(),
             no_accept_until: None,
@@ -141,11 +138,6 @@ impl Server {
     /// What stops the server when it is written, for those who call [`Self::run`] themselves.
     pub fn stopper(&self) -> Stopper {
         self.stopper.clone()
-    }
-
-    /// What it counts, for [`MetricsFile`](super::MetricsFile).
-    pub fn counters(&self) -> Arc<Counters> {
-        Arc::clone(&self.counters)
     }
 
     /// Serves until it is stopped.
@@ -251,7 +243,6 @@ impl Server {
             status = rendered.status,
             "request"
         );
-        self.counters.note(request.head.method, rendered.status);
         let took = began.elapsed();
         for (other, connection) in self.connections.iter_mut().enumerate() {
             if other == index {
