@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::time::Instant;
 
 use kvm_ioctls::Kvm;
 use ringwall_arch::native;
@@ -51,11 +52,18 @@ pub(crate) struct Host {
     on_vcpu_start: fn(),
     /// Where counters go.
     metrics: Option<File>,
+    /// When this process began, if it is to say how long the guest took to be ready (`--boot-timer`).
+    begun: Option<Instant>,
 }
 
 impl Host {
     /// A VMM without a machine; `on_vcpu_start` confines a vCPU's thread.
-    pub(crate) fn new(kvm: Kvm, controller: Controller, on_vcpu_start: fn()) -> io::Result<Self> {
+    pub(crate) fn new(
+        kvm: Kvm,
+        controller: Controller,
+        on_vcpu_start: fn(),
+        begun: Option<Instant>,
+    ) -> io::Result<Self> {
         Ok(Self {
             kvm,
             events: EventLoop::new()?,
@@ -64,6 +72,7 @@ impl Host {
             prepared: None,
             on_vcpu_start,
             metrics: None,
+            begun,
         })
     }
 
@@ -103,6 +112,10 @@ impl Host {
                 Key::SerialInput | Key::SerialRoom => console::feed(machine, &self.events, key)?,
                 key => {
                     for event in machine.handle(key, &self.events)? {
+                        if let (MachineEvent::System(SystemEvent::Ready), Some(begun)) = (&event, self.begun.take()) {
+                            // Asked for, so it is said at every level but "off".
+                            tracing::error!(us = begun.elapsed().as_micros(), "the guest is ready");
+                        }
                         if let Some(end) = end_of(event) {
                             return Ok((others, Some(end)));
                         }

@@ -84,8 +84,8 @@ pub(crate) fn begin(level: Option<Level>, show_level: bool, show_origin: bool) {
 /// What opening says.
 pub(crate) fn to_file(path: &Path) -> io::Result<()> {
     let mut options = OpenOptions::new();
-    options.append(true).create(true).mode(0o600);
-    // A FIFO without reader must not stop the VMM.
+    // For reading too: a named pipe can then be opened before its reader comes (fifo(7)), and a full one does not stop the VMM.
+    options.read(true).append(true).create(true).mode(0o600);
     options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits().try_into().unwrap_or_default());
     *FILE.lock().unwrap_or_else(PoisonError::into_inner) = Some(options.open(path)?);
     Ok(())

@@ -10,13 +10,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ringwall_vmm::machine::Machine;
 use serde_json::{Map, Value, json};
 
-/// Opens where counters go. A named pipe without reader is an error now, not a VMM that waits later.
+/// Opens where counters go. A full named pipe is an error, not a VMM that waits.
 ///
 /// # Errors
 /// What opening says.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.append(true).create(true).mode(0o600);
+    // For reading too: a named pipe can then be opened before its reader comes (fifo(7)).
+    options.read(true).append(true).create(true).mode(0o600);
     options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits().try_into().unwrap_or_default());
     options.open(path)
 }

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::mpsc::Receiver;
+use std::time::Instant;
 
 use kvm_ioctls::Kvm;
 use ringwall_vmm::event_loop::{Key, borrowed};
@@ -187,7 +188,8 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
         confine::restrict(Thread::Vmm)?;
         confine::vcpu_thread
     };
-    let mut host = Host::new(kvm, controller, on_vcpu_start).map_err(RunError::Wait)?;
+    let begun = args.boot_timer.then(Instant::now);
+    let mut host = Host::new(kvm, controller, on_vcpu_start, begun).map_err(RunError::Wait)?;
     if let Some(path) = &args.metadata {
         let text = read(path)?;
         let value = serde_json::from_slice(&text).map_err(|error| RunError::Refused(error.to_string()))?;
@@ -200,7 +202,14 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
             .map_err(|fault| refused(&fault))?;
     }
     if let Some(path) = &args.config_file {
-        for action in ConfigFile::parse(&read(path)?)?.actions {
+        let file = ConfigFile::parse(&read(path)?)?;
+        if let Some(template) = &file.cpu_config {
+            let body = read(template.as_path())?;
+            let request = ringwall_vmm_proto::parse(Method::Put, "/cpu-config", &body);
+            let request = request.map_err(|error| RunError::Refused(error.to_string()))?;
+            host.act(request.action).map_err(|fault| refused(&fault))?;
+        }
+        for action in file.actions {
             check_needs(&action)?;
             host.act(action).map_err(|fault| refused(&fault))?;
         }
