@@ -13,7 +13,7 @@ use ringwall_vmm::event_loop::{Key, borrowed};
 use ringwall_vmm::snapshot::document::Document;
 use ringwall_vmm::snapshot::{memory_file, state_file};
 use ringwall_vmm_proto::{
-    Action, Architecture, ConfigFile, ConfigFileError, Controller, Fault, HostPath, Metrics, Resources,
+    Action, Architecture, ConfigFile, ConfigFileError, Controller, Fault, HostPath, Method, Metrics, Resources,
 };
 use thiserror::Error;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
