@@ -29,8 +29,10 @@ def say(*words):
 
 
 def receive(connection):
-    """The mappings and the userfaultfd: one message with one descriptor."""
+    """The mappings and the userfaultfd: one message with one descriptor. None if the VMM went first."""
     data, control, _, _ = connection.recvmsg(65536, socket.CMSG_SPACE(4 * 8))
+    if not data:
+        return None
     descriptors = array.array("i")
     for level, kind, content in control:
         assert (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
@@ -129,7 +131,11 @@ def main():
     if args.mode == "deaf":
         signal.pause()
     connection, _ = listener.accept()
-    mappings, userfault = receive(connection)
+    received = receive(connection)
+    if received is None:
+        say("the VMM has said nothing")
+        return
+    mappings, userfault = received
     say("mapped", json.dumps(mappings))
     if args.mode == "close":
         connection.close()
