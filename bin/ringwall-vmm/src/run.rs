@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufRead as _, BufReader, Write};
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::mpsc::Receiver;
@@ -337,12 +337,19 @@ fn is_emulated() -> bool {
     if Architecture::NATIVE != Architecture::X86_64 {
         return false;
     }
-    let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let mut flags = flags.lines().filter(|line| line.starts_with("flags"));
-    flags
-        .next()
+    let Ok(processors) = File::open("/proc/cpuinfo") else {
+        return false;
+    };
+    // Only as far as the first processor's flags: the kernel writes the text while it is read, and some machines have hundreds.
+    let lines = BufReader::new(processors).lines().map_while(Result::ok);
+    lines
+        .take(CPUINFO_LINES)
+        .find(|line| line.starts_with("flags"))
         .is_some_and(|line| !line.split_ascii_whitespace().any(|flag| matches!(flag, "vmx" | "svm")))
 }
+
+/// Lines of /proc/cpuinfo before which the flags come (arch/x86/kernel/cpu/proc.c has them as the 19th).
+const CPUINFO_LINES: usize = 64;
 
 fn log(args: &Args) -> Result<(), RunError> {
     logging::begin(args.level, args.show_level, args.show_log_origin);

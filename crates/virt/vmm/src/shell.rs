@@ -88,13 +88,27 @@ impl Shell {
     pub fn prepare(kvm: &Kvm, options: ShellOptions) -> Result<Self, PrepareError> {
         native::check(kvm)?;
         let vm = kvm.create_vm().map_err(kvm_error("KVM makes no VM"))?;
-        let mut platform = Platform::create(kvm, &vm, PlatformOptions { vcpus: options.vcpus })?;
         let regions = layout::ram_regions(options.ram_bytes);
         if regions.is_empty() {
             return Err(PrepareError::Layout(options.ram_bytes));
         }
         let memory = memory::create(&regions, options.memory)?;
-        give_memory(&vm, &memory, options.memory.track_dirty)?;
+        // Both mostly wait, for grace periods of different locks in the kernel: side by side they take as long as the longer one.
+        let (platform, given) = std::thread::scope(|scope| {
+            let giving = std::thread::Builder::new()
+                .name("memory".to_owned())
+                .stack_size(64 << 10)
+                .spawn_scoped(scope, || give_memory(&vm, &memory, options.memory.track_dirty));
+            let platform = Platform::create(kvm, &vm, PlatformOptions { vcpus: options.vcpus });
+            let given = match giving {
+                Ok(giving) => giving.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                // No thread to be had: one after the other then.
+                Err(_) => give_memory(&vm, &memory, options.memory.track_dirty),
+            };
+            (platform, given)
+        });
+        let mut platform = platform?;
+        given?;
         let mut warnings = Vec::new();
         let mut vcpus = Vec::with_capacity(usize::from(options.vcpus));
         for index in 0..options.vcpus {

@@ -24,6 +24,10 @@ use vmm_sys_util::signal::Killable as _;
 
 /// How long a command waits before the signal is sent again.
 const SIGNAL_AGAIN: Duration = Duration::from_millis(1);
+/// How long a command that finds the vCPU waiting for it goes without a signal. A thread that only just starts takes longer than
+/// [`SIGNAL_AGAIN`] on a busy machine, and the signal would interrupt the guest it has begun to run; one that runs already is asked in vain
+/// for this long.
+const CALM: Duration = Duration::from_millis(10);
 /// How long a vCPU has to answer: KVM_RUN returns at once on a signal unless the host's kernel is stuck.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// `KVM_SYSTEM_EVENT_SHUTDOWN`, `_RESET`, `_CRASH` (linux/kvm.h): what PSCI and others ask for.
@@ -136,16 +140,22 @@ impl VcpuHandle {
         })
     }
 
-    /// Sends a command and signals until it is answered.
-    fn ask<T>(&self, command: impl FnOnce(SyncSender<T>) -> Command) -> Result<T, VcpuError> {
+    /// Sends a command and signals until it is answered, from `calm` after it on.
+    fn ask<T>(&self, calm: Duration, command: impl FnOnce(SyncSender<T>) -> Command) -> Result<T, VcpuError> {
         let (reply, answer) = sync_channel(1);
         self.commands
             .send(command(reply))
             .map_err(|_| VcpuError::Ended(self.index))?;
         let begun = Instant::now();
         loop {
-            self.kick();
-            match answer.recv_timeout(SIGNAL_AGAIN) {
+            let passed = begun.elapsed();
+            let wait = if passed < calm {
+                calm - passed
+            } else {
+                self.kick();
+                SIGNAL_AGAIN
+            };
+            match answer.recv_timeout(wait) {
                 Ok(answer) => return Ok(answer),
                 Err(RecvTimeoutError::Disconnected) => return Err(VcpuError::Ended(self.index)),
                 Err(RecvTimeoutError::Timeout) if begun.elapsed() > PATIENCE => {
@@ -170,7 +180,7 @@ impl VcpuHandle {
     /// # Errors
     /// See [`VcpuError`].
     pub fn pause(&self) -> Result<(), VcpuError> {
-        self.ask(Command::Pause)
+        self.ask(Duration::ZERO, Command::Pause)
     }
 
     /// Runs the guest.
@@ -178,7 +188,7 @@ impl VcpuHandle {
     /// # Errors
     /// See [`VcpuError`].
     pub fn resume(&self) -> Result<(), VcpuError> {
-        self.ask(Command::Resume)
+        self.ask(CALM, Command::Resume)
     }
 
     /// Reads the state of a paused vCPU.
@@ -186,7 +196,7 @@ impl VcpuHandle {
     /// # Errors
     /// See [`VcpuError`].
     pub fn save(&self) -> Result<native::VcpuState, VcpuError> {
-        self.ask(Command::Save)?.map_err(|source| VcpuError::Save {
+        self.ask(CALM, Command::Save)?.map_err(|source| VcpuError::Save {
             vcpu: self.index,
             source,
         })
