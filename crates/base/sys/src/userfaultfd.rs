@@ -126,7 +126,6 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::print_stdout, reason = "a skipped test must be seen")]
     fn features_are_asked_for_once_and_unknown_ones_refused() {
         let made = match create() {
             Ok(made) => made,
@@ -144,7 +143,6 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::print_stdout, reason = "a skipped test must be seen")]
     fn the_device_makes_them_too() {
         let device = match File::open("/dev/userfaultfd") {
             Ok(device) => device,

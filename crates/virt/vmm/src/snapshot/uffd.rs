@@ -238,7 +238,6 @@ mod tests {
     const REMOVE: u8 = 0x15;
 
     #[test]
-    #[expect(clippy::print_stdout, reason = "a skipped test must be seen")]
     fn a_handler_gets_the_mappings_and_is_told_of_what_the_balloon_gives_back() {
         if let Err(error) = create() {
             println!("SKIPPED: {error}");
@@ -262,8 +261,9 @@ mod tests {
         let connection = Connection::open(&path).unwrap();
         let options = MemoryOptions::default();
         let taken = connection.take_over(&memory, options, Box::new(|_| {})).unwrap();
+        let page = base.wrapping_add(8192).cast();
         // SAFETY: a page of `memory`, which is accessed only volatilely.
-        let advised = unsafe { rustix::mm::madvise(base.add(8192).cast(), 4096, rustix::mm::Advice::LinuxDontNeed) };
+        let advised = unsafe { rustix::mm::madvise(page, 4096, rustix::mm::Advice::LinuxDontNeed) };
         advised.unwrap();
         let (message, event, _connection) = handler.join().unwrap();
         let told: serde_json::Value = serde_json::from_slice(&message).unwrap();
