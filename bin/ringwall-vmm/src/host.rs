@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use kvm_ioctls::Kvm;
-use ringwall_arch::native;
+use ringwall_arch::{Fingerprint, native};
 use ringwall_devices::system_control::SystemEvent;
 use ringwall_vmm::event_loop::{EventLoop, Key};
 use ringwall_vmm::machine::{BootFiles, Machine, MachineEvent, Planned, SavedMemory, Surroundings};
@@ -52,6 +52,8 @@ pub(crate) struct Host {
     on_vcpu_start: fn(),
     /// Where counters go.
     metrics: Option<File>,
+    /// What guests are shown of this host; asked for once, because the answer costs a VM on aarch64.
+    fingerprint: Option<Fingerprint>,
     /// When this process began, if it is to say how long the guest took to be ready (`--boot-timer`).
     begun: Option<Instant>,
 }
@@ -72,6 +74,7 @@ impl Host {
             prepared: None,
             on_vcpu_start,
             metrics: None,
+            fingerprint: None,
             begun,
         })
     }
@@ -134,7 +137,7 @@ impl Host {
                 let configuration = serde_json::to_value(FullConfig::from(self.controller.resources()))
                     .map_err(|error| fault(&error))?;
                 let machine = self.machine.as_ref().ok_or_else(no_machine)?;
-                let fingerprint = native::fingerprint(&self.kvm).map_err(|error| fault(&error))?;
+                let fingerprint = self.fingerprint()?;
                 let document = machine
                     .save(configuration, fingerprint)
                     .map_err(|error| fault(&error))?;
@@ -194,6 +197,14 @@ impl Host {
         self.machine.as_mut().ok_or_else(no_machine)
     }
 
+    fn fingerprint(&mut self) -> Result<Fingerprint, Fault> {
+        if let Some(known) = &self.fingerprint {
+            return Ok(known.clone());
+        }
+        let found = native::fingerprint(&self.kvm).map_err(|error| fault(&error))?;
+        Ok(self.fingerprint.insert(found).clone())
+    }
+
     /// The VM that was prepared if it fits, else a new one.
     fn shell(&mut self, options: ShellOptions) -> Result<Shell, Fault> {
         let shell = match self.prepared.take().filter(|shell| shell.options == options) {
@@ -248,7 +259,7 @@ impl Host {
     fn load(&mut self, load: &LoadSnapshot) -> Result<(), Fault> {
         let state = plan::open("state file", load.snapshot_path.as_path(), false).map_err(|error| fault(&error))?;
         let mut document: Document = state_file::decode(state).map_err(|error| fault(&error))?;
-        let here = native::fingerprint(&self.kvm).map_err(|error| fault(&error))?;
+        let here = self.fingerprint()?;
         if let Err(reasons) = here.fits(&document.fingerprint) {
             return Err(Fault::bad_request(&format_args!(
                 "the snapshot can't be restored here: {}",
