@@ -136,8 +136,8 @@ impl Host {
             Command::CreateSnapshot(create) => {
                 let configuration = serde_json::to_value(FullConfig::from(self.controller.resources()))
                     .map_err(|error| fault(&error))?;
-                let machine = self.machine.as_ref().ok_or_else(no_machine)?;
                 let fingerprint = self.fingerprint()?;
+                let machine = self.machine.as_ref().ok_or_else(no_machine)?;
                 let document = machine
                     .save(configuration, fingerprint)
                     .map_err(|error| fault(&error))?;
