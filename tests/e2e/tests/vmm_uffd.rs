@@ -327,7 +327,7 @@ fn a_handler_killed_while_a_disk_waits_for_a_page_ends_the_vm() {
         "/drives/data",
         &json!({
             "drive_id": "data", "path_on_host": first.join("disk"), "is_root_device": false, "is_read_only": false,
-            "rate_limiter": {"ops": {"size": 1, "refill_time": 2000}},
+            "rate_limiter": {"ops": {"size": 1, "refill_time": 4000}},
         }),
     );
     vmm.put("/actions", &json!({"action_type": "InstanceStart"}));
