@@ -43,7 +43,7 @@ impl From<Exit> for std::process::ExitCode {
     about,
     max_term_width = 110,
     after_help = "Exit codes: 0 the guest shut down; 2 bad arguments or configuration; 3 the guest panicked;\n\
-                  4 the guest asked to be started again; 125 this program failed."
+                  4 the guest asked to be started again; 5 the page fault handler has gone; 125 this program failed."
 )]
 pub struct Args {
     /// The Unix socket that clients connect to; nothing may be there yet.

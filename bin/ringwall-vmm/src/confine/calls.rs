@@ -38,6 +38,8 @@ pub(super) const EVERYWHERE: &[i64] = &[
     c::SYS_set_robust_list,
     c::SYS_sigaltstack,
     c::SYS_tgkill,
+    // musl signals threads by it.
+    c::SYS_tkill,
     c::SYS_write,
     c::SYS_writev,
 ];
@@ -85,6 +87,7 @@ pub(super) const VMM: &[i64] = &[
     c::SYS_listen,
     c::SYS_mkdirat,
     c::SYS_newfstatat,
+    c::SYS_pipe2,
     c::SYS_openat,
     c::SYS_readlinkat,
     c::SYS_renameat,

@@ -102,17 +102,19 @@ struct Mapping {
     page_size_kib: u64,
 }
 
-/// A connection to a handler that has been told nothing yet.
+/// A connection to a handler that has been told nothing yet, and the userfaultfd that it will get.
 #[derive(Debug)]
 pub struct Connection {
     socket: UnixStream,
+    /// Made with the connection, because it may take a capability that is dropped before guest memory is touched.
+    userfault: OwnedFd,
 }
 
 impl Connection {
-    /// Connects to a handler's socket.
+    /// Connects to a handler's socket, and makes a userfaultfd.
     ///
     /// # Errors
-    /// [`FaultHandlerError::Connect`].
+    /// [`FaultHandlerError::Connect`], [`FaultHandlerError::Create`] and [`FaultHandlerError::Forbidden`].
     pub fn open(path: &Path) -> Result<Self, FaultHandlerError> {
         let connected = || -> io::Result<UnixStream> {
             let flags = SocketFlags::CLOEXEC;
@@ -126,7 +128,10 @@ impl Connection {
             path: path.to_owned(),
             source,
         })?;
-        Ok(Connection { socket })
+        Ok(Connection {
+            socket,
+            userfault: create()?,
+        })
     }
 
     /// Empties guest memory and gives it into the handler's hands. From now on an access to it may wait for the handler, and the process
@@ -141,7 +146,7 @@ impl Connection {
         last_words: LastWords,
     ) -> Result<FaultHandler, FaultHandlerError> {
         memory::make_anonymous(memory, options)?;
-        let userfault = create()?;
+        let userfault = self.userfault;
         let features = if options.huge_pages {
             userfaultfd::EVENT_REMOVE | userfaultfd::MISSING_HUGETLBFS
         } else {
