@@ -12,7 +12,8 @@ use crate::bench::report::{Section, verdict};
 
 /// Milliseconds of a boot and of a restore, from the spawn: Firecracker's on a quiet machine (design/testbeds.md: 11.2 and 11.8).
 const START_MS: f64 = 12.0;
-/// What Firecracker's boot took of the floor's time there: 11.2 of 9.8.
+/// What Firecracker's boot took of the floor's time there: 11.2 of 9.8 ms. Beside [`START_MS`], because the floor's own time is another with
+/// another guest or a busy machine.
 const BOOT_RATIO: f64 = 1.15;
 /// Milliseconds of a restore by a prepared VMM.
 const PREPARED_MS: f64 = 3.0;
