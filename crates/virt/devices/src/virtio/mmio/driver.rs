@@ -125,7 +125,8 @@ impl<'a> MmioDriver<'a> {
             queues.push(queue);
         }
         self.write(offsets::STATUS, 0xf);
-        assert_eq!(self.read(offsets::STATUS), 0xf, "the device is up");
+        // With rings that another CPU of the guest rewrites it may already have been broken again, and say so (0x40).
+        assert_eq!(self.read(offsets::STATUS) & 0xf, 0xf, "the device is up");
         queues
     }
 }
