@@ -15,7 +15,12 @@ const PROGRAM_TREES: [&str; 8] = [
 
 /// Entries of `/etc` that programs read and that hold no secrets, on Debian, Fedora, Arch, Alpine and openSUSE. An allow-list:
 /// what is not here is not there, and every entry costs a mount at each start. Left out on purpose: shadow, ssl/private, ssh, sudoers, machine-id, fstab, cron, apt, netrc.
-const ETC: [&str; 25] = [
+const ETC: [&str; 29] = [
+    // What R needs to start; not the site files beside them.
+    "R/Makeconf",
+    "R/Renviron",
+    "R/ldpaths",
+    "R/repositories",
     "alternatives",
     "bash.bashrc",
     "bashrc",
