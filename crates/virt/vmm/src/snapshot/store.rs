@@ -67,6 +67,8 @@ impl<'a> Beside<'a> {
             .create(true)
             .truncate(true)
             .mode(0o600)
+            // Whoever may write to the directory must not choose what is emptied.
+            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().try_into().unwrap_or_default())
             .open(&partial)
             .map_err(at(path))?;
         Ok(Beside {
