@@ -282,8 +282,14 @@ impl Worker {
         self.vcpu.set_kvm_immediate_exit(1);
         // An exit that spans pages comes in two parts; each must be answered. Two are the most.
         for _ in 0..4 {
-            if let Step::Interrupted = self.step() {
-                break;
+            match self.step() {
+                Step::Interrupted => break,
+                Step::Done => {}
+                // Said once only: it must not be lost because it came during a pause.
+                Step::Event(event) => {
+                    self.tell(event);
+                    break;
+                }
             }
         }
         self.vcpu.set_kvm_immediate_exit(0);
@@ -293,11 +299,15 @@ impl Worker {
         match self.step() {
             Step::Done | Step::Interrupted => Next::Run,
             Step::Event(event) => {
-                let _nobody = self.context.events.send(event);
-                let _full = self.context.wake.write(1);
+                self.tell(event);
                 Next::Halt
             }
         }
+    }
+
+    fn tell(&self, event: VcpuEvent) {
+        let _nobody = self.context.events.send(event);
+        let _full = self.context.wake.write(1);
     }
 
     fn step(&mut self) -> Step {
