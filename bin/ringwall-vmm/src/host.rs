@@ -267,6 +267,13 @@ impl Host {
             )));
         }
         let mut resources = resources_of(&document)?;
+        // The configuration's values are bounded by their parser; a snapshot that says something else of its memory is made up.
+        let configured = options_of(&resources);
+        if (configured.vcpus, configured.ram_bytes) != (document.options.vcpus, document.options.ram_bytes) {
+            return Err(Fault::bad_request(
+                &"the snapshot's configuration is of another machine than its state",
+            ));
+        }
         resources.apply_load(load).map_err(|error| fault(&error))?;
         let memory = match &load.memory {
             MemoryBackend::File(path) => {
