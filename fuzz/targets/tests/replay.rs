@@ -86,3 +86,18 @@ fn kernel_aarch64() {
 fn board() {
     replay("board", ringwall_fuzz_targets::board, 18);
 }
+
+#[test]
+fn snapshot() {
+    replay("snapshot", ringwall_fuzz_targets::snapshot, 8);
+}
+
+#[test]
+fn config_file() {
+    replay("config_file", ringwall_fuzz_targets::config_file, 14);
+}
+
+#[test]
+fn requests() {
+    replay("requests", ringwall_fuzz_targets::requests, 13);
+}

@@ -10,6 +10,7 @@
 //! which requests became complete. A client can make the server wait for nothing: every read and write is non-blocking and has a deadline.
 
 mod connection;
+pub mod fuzzing;
 mod head;
 mod link;
 mod listener;

@@ -52,10 +52,14 @@ pub enum RestoreBoardError {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BoardState {
-    serial: SerialState,
-    control: SystemControlState,
-    keyboard: Option<I8042State>,
-    clock: Option<RtcState>,
+    /// The serial port.
+    pub serial: SerialState,
+    /// The system-control device.
+    pub control: SystemControlState,
+    /// The keyboard controller, where there is one.
+    pub keyboard: Option<I8042State>,
+    /// The clock, where there is one.
+    pub clock: Option<RtcState>,
 }
 
 /// The board's own devices.

@@ -7,6 +7,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use ringwall_devices::virtio::VirtioDevice;
 use ringwall_devices::virtio::balloon::{Balloon, BalloonOptions};
 use ringwall_devices::virtio::block::{Block, BlockOptions, CacheType, Engine, EngineChoice};
 use ringwall_devices::virtio::net::{Backend, Net, NetOptions, Offloads};
@@ -28,51 +29,73 @@ impl Entropy for Sevens {
     }
 }
 
-/// The registers, rings and memory of the simplest device.
-pub fn mmio(data: &[u8]) {
-    play(
-        &|| Box::new(Rng::new(Box::new(Sevens)).expect("an event descriptor")),
-        &mut |_| (),
-        data,
-    );
+/// The simplest device.
+pub(super) fn make_rng() -> Box<dyn VirtioDevice> {
+    Box::new(Rng::new(Box::new(Sevens)).expect("an event descriptor"))
 }
 
 /// A balloon with everything that it can do.
-pub fn balloon(data: &[u8]) {
+pub(super) fn make_balloon() -> Box<dyn VirtioDevice> {
     let options = BalloonOptions {
         target_mib: 0,
         deflate_on_oom: true,
         statistics_interval_s: 3600,
         reporting: true,
     };
-    play(
-        &|| Box::new(Balloon::new(options, MEMORY_BYTES as u64).expect("event descriptors")),
-        &mut |_| (),
-        data,
-    );
+    Box::new(Balloon::new(options, MEMORY_BYTES as u64).expect("event descriptors"))
 }
 
-/// A disk of 64 KiB, whose operations are done at once.
-pub fn block(data: &[u8]) {
-    const DISK_BYTES: u64 = 64 * 1024;
+/// Bytes of [`disk`].
+pub(super) const DISK_BYTES: u64 = 64 * 1024;
+
+/// What is behind [`make_block`].
+pub(super) fn disk() -> File {
     let disk = rustix::fs::memfd_create("disk", rustix::fs::MemfdFlags::CLOEXEC).expect("memory");
     let disk = File::from(disk);
     disk.set_len(DISK_BYTES).expect("memory");
+    disk
+}
+
+/// A disk whose operations are done at once.
+pub(super) fn make_block(disk: &File) -> Box<dyn VirtioDevice> {
     let options = BlockOptions {
         cache: CacheType::Writeback,
         engine: EngineChoice::Only(Engine::Sync),
         ..BlockOptions::default()
     };
-    play(
-        &|| {
-            let file = disk.try_clone().expect("a descriptor");
-            Box::new(Block::new("disk", file, options).expect("a disk"))
-        },
-        &mut |_| (),
-        data,
-    );
+    let file = disk.try_clone().expect("a descriptor");
+    Box::new(Block::new("disk", file, options).expect("a disk"))
+}
+
+/// A network card in front of a mirror.
+pub(super) fn make_net() -> Box<dyn VirtioDevice> {
+    let waiting = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("a descriptor");
+    let packets = VecDeque::new();
+    let card = Net::new("card", Box::new(Mirror { packets, waiting }), NetOptions::default());
+    Box::new(card.expect("a card"))
+}
+
+/// The registers, rings and memory of the simplest device.
+pub fn mmio(data: &[u8]) {
+    play(&make_rng, &mut |_| (), data);
+}
+
+/// A balloon.
+pub fn balloon(data: &[u8]) {
+    play(&make_balloon, &mut |_| (), data);
+}
+
+/// A disk.
+pub fn block(data: &[u8]) {
+    let disk = disk();
+    play(&|| make_block(&disk), &mut |_| (), data);
     let length = disk.metadata().expect("the file").len();
     assert_eq!(length, DISK_BYTES, "a guest can't make its disk longer");
+}
+
+/// A network card.
+pub fn net(data: &[u8]) {
+    play(&make_net, &mut |_| (), data);
 }
 
 /// Gives back what it was sent.
@@ -112,20 +135,6 @@ impl Backend for Mirror {
     fn descriptor(&self) -> BorrowedFd<'_> {
         self.waiting.as_fd()
     }
-}
-
-/// A network card in front of a mirror.
-pub fn net(data: &[u8]) {
-    play(
-        &|| {
-            let waiting = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("a descriptor");
-            let packets = VecDeque::new();
-            let card = Net::new("card", Box::new(Mirror { packets, waiting }), NetOptions::default());
-            Box::new(card.expect("a card"))
-        },
-        &mut |_| (),
-        data,
-    );
 }
 
 /// A vsock device, with programs of the host that connect, talk and go.

@@ -6,7 +6,7 @@ use ringwall_arch::GuestRam;
 use ringwall_devices::bus::SharedBusDevice as _;
 use ringwall_devices::virtio::VirtioDevice;
 use ringwall_devices::virtio::mmio::driver::MmioDriver;
-use ringwall_devices::virtio::mmio::{MmioTransport, MmioWindow};
+use ringwall_devices::virtio::mmio::{MmioState, MmioTransport, MmioWindow};
 use ringwall_devices::virtio::testing::{Buffer, DriverQueue, ram};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vm_memory::{Bytes as _, GuestAddress};
@@ -56,6 +56,31 @@ pub(super) fn play(make: Make<'_>, outside: &mut dyn FnMut(&mut Input<'_>), data
     }
     // Whatever was done to it, it can be had back.
     machine.save_and_restore();
+    machine.bring_up();
+}
+
+/// A device that goes on from a state that somebody made up, with memory that says anything.
+pub(super) fn restore(make: Make<'_>, state: MmioState) {
+    let memory = ram(MEMORY_BYTES);
+    let (transport, window) = behind_registers(make, &memory);
+    let is_taken = {
+        let mut transport = transport.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_taken = transport.restore(state).is_ok();
+        transport.kick_all();
+        is_taken
+    };
+    let mut machine = Machine {
+        make,
+        memory,
+        transport,
+        window,
+        queues: Vec::new(),
+        next_buffer: BUFFERS,
+    };
+    machine.turn();
+    if is_taken {
+        machine.save_and_restore();
+    }
     machine.bring_up();
 }
 

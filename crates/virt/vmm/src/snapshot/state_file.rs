@@ -63,11 +63,16 @@ pub enum StateFileError {
 /// # Errors
 /// A document that can't be written as JSON; a defect of ours.
 pub fn encode(document: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
-    let body = serde_json::to_vec(document)?;
-    let hash = hex(&Sha256::digest(&body));
+    Ok(around(&serde_json::to_vec(document)?))
+}
+
+/// A state file whose document is `body`, whatever that is.
+#[must_use]
+pub fn around(body: &[u8]) -> Vec<u8> {
+    let hash = hex(&Sha256::digest(body));
     let mut file = format!("{MAGIC} {VERSION} {} {hash}\n", body.len()).into_bytes();
-    file.extend_from_slice(&body);
-    Ok(file)
+    file.extend_from_slice(body);
+    file
 }
 
 /// Reads a state file, whole and bounded, and checks it.
