@@ -6,6 +6,7 @@ mod bench;
 mod checkout;
 mod command;
 mod docs;
+mod fuzz;
 mod layers;
 mod packages;
 mod stream;
@@ -38,6 +39,8 @@ enum Task {
     Testbed(testbed::TestbedArgs),
     /// Builds the kernel that our guests boot, and prints where it is.
     GuestKernel(testbed::GuestKernelArgs),
+    /// Fuzzes what reads untrusted bytes.
+    Fuzz(fuzz::FuzzArgs),
     /// Writes the man pages and shell completions to docs/.
     Docs(docs::DocsArgs),
 }
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Task::Layers => layers::run().map(|()| true).map_err(Into::into),
         Task::Testbed(args) => testbed::run(&args).map_err(Into::into),
         Task::GuestKernel(args) => testbed::run_guest_kernel(&args).map(|()| true).map_err(Into::into),
+        Task::Fuzz(args) => fuzz::run(&args).map_err(Into::into),
         Task::Docs(args) => docs::run(&args).map(|()| true).map_err(Into::into),
     };
     match done {

@@ -44,7 +44,8 @@ impl Cache {
         cache.join(format!("{name}.{FORMAT}-{key}"))
     }
 
-    fn place() -> PathBuf {
+    /// The cache itself.
+    pub(crate) fn place() -> PathBuf {
         let set = std::env::var_os("RINGWALL_CACHE")
             .filter(|path| !path.is_empty())
             .map(PathBuf::from);

@@ -26,6 +26,11 @@ use crate::command::CommandError;
 use crate::packages::{self, RequireError, Wanted};
 use crate::tally::{Counts, Tally};
 
+/// Where downloads, kernels and build outputs are kept, outside of the checkout.
+pub(crate) fn cache_folder() -> PathBuf {
+    cache::Cache::place()
+}
+
 pub(crate) use guest_kernel::{GuestArch, GuestKernelArgs, prepare as prepare_guest_kernel, run as run_guest_kernel};
 pub(crate) use machine::Machine;
 
