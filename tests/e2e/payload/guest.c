@@ -2,7 +2,7 @@
  *
  *   s  the sum of the touched memory       w  changes one page of it          x  a read of a port and an address that nothing answers
  *   b  writes and reads disk 0             r  reads the entropy device        q p o  asks for shutdown, reports a panic, asks for a reboot
- *   a  switches off by ACPI
+ *   a  switches off by ACPI                i  reads a port by a string instruction
  * Each is answered by one line. Virtio devices are found in their slots (virtio-mmio, VIRTIO 1.2 4.2). */
 #include "traps.h"
 
@@ -136,6 +136,15 @@ static void nothing(void) {
     text(port == 0xff && memory == 0xffffffff ? "nothing: ok\n" : "nothing: answered\n");
 }
 
+/* The line status, many times by one instruction: ready to send, each time. */
+static void string(void) {
+    for (int i = 0; i < 100; i++) data[i] = 0;
+    ins8(SERIAL + 5, data, 100);
+    for (int i = 0; i < 100; i++)
+        if ((data[i] & 0xfe) != 0x60) return text("string: bad\n");
+    text("string: ok\n");
+}
+
 void user_main(void) {
     text("BOOT\n");
     for (u64 i = 0; i < WORDS; i += 512) TOUCHED[i] = i * 0x9e3779b97f4a7c15ul + 1;
@@ -150,6 +159,7 @@ void user_main(void) {
         case 's': sum(); break;
         case 'w': TOUCHED[0]++; text("wrote\n"); break;
         case 'x': nothing(); break;
+        case 'i': string(); break;
         case 'b': block(); break;
         case 'r': entropy(); break;
         case 'q': out32(CONTROL + 12, 0); out32(CONTROL + 8, 2); break;

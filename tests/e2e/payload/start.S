@@ -13,30 +13,6 @@
 entry:
         cli
         movl    $stack_top, %esp
-        # Page directories: 2,048 entries of 2 MiB, present, writable, user, large.
-        movl    $directories, %edi
-        movl    $0x87, %eax
-        movl    $2048, %ecx
-1:      movl    %eax, (%edi)
-        movl    $0, 4(%edi)
-        addl    $0x200000, %eax
-        addl    $8, %edi
-        loop    1b
-        # The devices' gigabyte is not cached (bit 4).
-        movl    $directories + 3 * 4096, %edi
-        movl    $512, %ecx
-2:      orl     $0x10, (%edi)
-        addl    $8, %edi
-        loop    2b
-        movl    $directories + 7, %eax
-        movl    %eax, pointers
-        addl    $4096, %eax
-        movl    %eax, pointers + 8
-        addl    $4096, %eax
-        movl    %eax, pointers + 16
-        addl    $4096, %eax
-        movl    %eax, pointers + 24
-        movl    $pointers + 7, root
         lgdt    gdt_register
         movl    %cr4, %eax
         orl     $0x620, %eax            # PAE, OSFXSR, OSXMMEXCPT
@@ -106,11 +82,16 @@ request:
         je      4f
         cmpl    $2, %edi
         je      5f
+        cmpl    $3, %edi
+        je      7f
         outb    %al, %dx
         iretq
 4:      inb     %dx, %al
         iretq
 5:      outl    %eax, %dx
+        iretq
+7:      movq    %rsi, %rdi
+        rep     insb
         iretq
 
 fatal:
@@ -137,11 +118,25 @@ vector_register:
         .word   32 * 16 - 1
         .quad   vectors
 
-        .bss
+        # Page tables, ready-made: 2,048 pages of 2 MiB, present, writable, user, large; the devices' gigabyte is not cached (bit 4).
         .balign 4096
-root:           .space 4096
-pointers:       .space 4096
-directories:    .space 4 * 4096
+root:           .quad pointers + 7
+                .space 4096 - 8
+pointers:       .quad directories + 7, directories + 0x1007, directories + 0x2007, directories + 0x3007
+                .space 4096 - 32
+directories:
+        .set    page, 0
+        .rept   3 * 512
+        .quad   0x87 + page * 0x200000
+        .set    page, page + 1
+        .endr
+        .rept   512
+        .quad   0x97 + page * 0x200000
+        .set    page, page + 1
+        .endr
+
+        .bss
+        .balign 16
 vectors:        .space 512
 task:           .space 112
         .balign 16

@@ -17,6 +17,11 @@ static inline u8 in8(u16 port) {
 static inline void out32(u16 port, u32 value) {
     __asm__ volatile("ud2" ::"D"(2), "d"(port), "a"(value) : "memory");
 }
+/* One string instruction. */
+static inline void ins8(u16 port, u8 *to, u64 count) {
+    u64 request = 3;
+    __asm__ volatile("ud2" : "+D"(request), "+c"(count) : "d"(port), "S"(to) : "memory");
+}
 static inline u64 ticks(void) {
     u32 low, high;
     __asm__ volatile("rdtsc" : "=a"(low), "=d"(high));

@@ -19,6 +19,7 @@ fn a_guest_boots_talks_and_ends_in_each_way() {
         let mut vmm = Vmm::boot(&binary, work.path(), &json!({}));
         if letter == b'q' {
             assert_eq!(vmm.tell(b'x'), "nothing: ok");
+            assert_eq!(vmm.tell(b'i'), "string: ok");
             assert_eq!(vmm.tell(b'b'), "block: ok");
             assert_eq!(vmm.tell(b'b'), "block: ok", "the device goes on after a bad request");
             assert_eq!(vmm.tell(b'r'), "rng: ok");

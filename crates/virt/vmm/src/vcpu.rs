@@ -233,6 +233,14 @@ fn access_width(vcpu: &mut VcpuFd) -> usize {
     usize::from(width)
 }
 
+/// Where the answer to an exit for port input goes, which the width had to be read around.
+#[expect(unsafe_code, reason = "the exit borrows the vCPU for as long as it lives")]
+fn answer_of(_vcpu: &mut VcpuFd, place: *mut [u8]) -> &mut [u8] {
+    // SAFETY: it lies in the vCPU's page shared with KVM, which lives as long as the vCPU; the guest does not run, and nobody else has
+    // a reference into it while the vCPU is borrowed.
+    unsafe { &mut *place }
+}
+
 /// Whether the guest may go on.
 enum Next {
     Run,
@@ -322,7 +330,11 @@ impl Worker {
                 Step::Done
             }
             Ok(VcpuExit::IoIn(port, data)) => {
-                buses.ports.read(u64::from(port), data);
+                let place = std::ptr::from_mut(data);
+                let width = access_width(&mut self.vcpu);
+                buses
+                    .ports
+                    .read_each(u64::from(port), width, answer_of(&mut self.vcpu, place));
                 Step::Done
             }
             Ok(VcpuExit::MmioWrite(address, data)) => {
