@@ -241,3 +241,86 @@ fn bad_snapshots_are_refused_and_say_why() {
         free_socket(&first);
     }
 }
+
+/// Huge pages set aside for a test, and given back.
+struct HugePages(String);
+
+const SET_ASIDE: &str = "/proc/sys/vm/nr_hugepages";
+
+impl HugePages {
+    fn set_aside(count: u64) -> Result<Self, String> {
+        let before = fs::read_to_string(SET_ASIDE).map_err(|error| format!("{SET_ASIDE}: {error}"))?;
+        let wanted = before.trim().parse().unwrap_or(0) + count;
+        let pages = HugePages(before);
+        fs::write(SET_ASIDE, wanted.to_string()).map_err(|error| format!("{SET_ASIDE}: {error}"))?;
+        let got: u64 = fs::read_to_string(SET_ASIDE)
+            .expect("it")
+            .trim()
+            .parse()
+            .expect("a number");
+        if got < wanted {
+            return Err(format!("the kernel sets {got} huge pages aside, not {wanted}"));
+        }
+        Ok(pages)
+    }
+
+    fn free() -> u64 {
+        let info = fs::read_to_string("/proc/meminfo").expect("it");
+        let line = info.lines().find_map(|line| line.strip_prefix("HugePages_Free:"));
+        line.and_then(|count| count.trim().parse().ok()).expect("a number")
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        drop(fs::write(SET_ASIDE, &self.0));
+    }
+}
+
+#[test]
+fn memory_of_huge_pages_is_that_before_and_after_a_restore() {
+    let Some(binary) = binary() else { return };
+    let pages = MEMORY_MIB / 2;
+    let aside = match HugePages::set_aside(pages) {
+        Ok(aside) => aside,
+        Err(why) => return println!("SKIPPED: {why}"),
+    };
+    let work = tempfile::tempdir().expect("a directory");
+    let first = work.path().join("first");
+    let before = HugePages::free();
+    let mut vmm = Vmm::boot(&binary, &first, &json!({"huge_pages": "2M"}));
+    // The guest touches 8 MiB and some more.
+    assert!(before - HugePages::free() >= 4, "no huge page was taken");
+    assert_eq!(vmm.tell(b'b'), "block: ok");
+    let sum = vmm.tell(b's');
+
+    // There is no second machine's worth of them: that is said at the start, and nobody gets SIGBUS later.
+    let second = Vmm::start(&binary, &work.path().join("second"), &[]);
+    second.configure(&json!({"huge_pages": "2M", "mem_size_mib": 2 * MEMORY_MIB}));
+    let (status, body) = second.ask("PUT", "/actions", Some(&json!({"action_type": "InstanceStart"})));
+    assert_eq!(status, 400);
+    assert!(body.contains("in 2 MiB pages: are so many set aside"), "{body}");
+    drop(second);
+
+    let kept = work.path().join("kept");
+    vmm.pause();
+    vmm.snapshot("Full", &kept);
+    drop(vmm);
+    let on_disk = fs::metadata(kept.join("memory")).expect("there").blocks() * 512;
+    assert!(on_disk < 12 << 20, "{on_disk} bytes on disk");
+    free_socket(&first);
+    let before = HugePages::free();
+    let mut vmm = Vmm::restore(&binary, &work.path().join("again"), &kept, &[]);
+    assert_eq!(vmm.tell(b's'), sum);
+    assert!(before - HugePages::free() >= 4, "no huge page was taken");
+    assert_eq!(vmm.tell(b'w'), "wrote");
+    assert_eq!(vmm.tell(b'b'), "block: ok");
+    let sum = vmm.tell(b's');
+    vmm.pause();
+    vmm.snapshot("Full", &kept);
+    drop(vmm);
+    free_socket(&first);
+    let mut vmm = Vmm::restore(&binary, &work.path().join("last"), &kept, &[]);
+    assert_eq!(vmm.tell(b's'), sum);
+    drop((vmm, aside));
+}

@@ -407,6 +407,10 @@ impl Machine {
             });
         }
         let pages = match saved_memory {
+            SavedMemory::File(file) if shell.options.memory.huge_pages => {
+                memory::read_into(&shell.memory, &file)?;
+                Pages::Zeroes
+            }
             SavedMemory::File(file) => {
                 memory::map_over(&shell.memory, &file)?;
                 Pages::File(file)

@@ -40,6 +40,21 @@ pub enum MemoryError {
     /// The regions make no memory; a defect of ours.
     #[error("the regions of guest memory overlap or are out of order")]
     Regions,
+    /// There are not enough huge pages.
+    #[error(
+        "can't map {bytes} bytes of guest memory in 2 MiB pages: are so many set aside (HugePages_Free in /proc/meminfo, \
+         /proc/sys/vm/nr_hugepages)?"
+    )]
+    HugePages {
+        /// How much was asked for.
+        bytes: u64,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A snapshot's memory file can't be read.
+    #[error("can't read the memory file")]
+    Read(#[source] io::Error),
     /// A snapshot's memory file is shorter than the memory.
     #[error("the memory file has {file} bytes, the VM {memory}")]
     TooShort {
@@ -77,7 +92,13 @@ fn create_region(
     bytes: u64,
     options: MemoryOptions,
 ) -> Result<GuestRegionMmap<Option<AtomicBitmap>>, MemoryError> {
-    let map_error = |source| MemoryError::Map { bytes, source };
+    let map_error = |source| {
+        if options.huge_pages {
+            MemoryError::HugePages { bytes, source }
+        } else {
+            MemoryError::Map { bytes, source }
+        }
+    };
     let size = usize::try_from(bytes).map_err(|_| map_error(io::ErrorKind::OutOfMemory.into()))?;
     let page = const { std::num::NonZero::new(PAGE_BYTES).expect("it is not zero") };
     let bitmap = options.track_dirty.then(|| AtomicBitmap::new(size, page));
@@ -93,11 +114,11 @@ fn create_region(
 }
 
 fn anonymous_flags(options: MemoryOptions) -> MapFlags {
-    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
     if options.huge_pages {
-        flags | MapFlags::HUGETLB | MapFlags::HUGE_2MB
+        // Reserved: without a reservation a page that is not to be had when the guest touches it ends the process (SIGBUS).
+        MapFlags::PRIVATE | MapFlags::HUGETLB | MapFlags::HUGE_2MB
     } else {
-        flags
+        MapFlags::PRIVATE | MapFlags::NORESERVE
     }
 }
 
@@ -139,15 +160,8 @@ const fn libc_map_anonymous() -> i32 {
 /// # Errors
 /// See [`MemoryError`]; the memory may be partly replaced then, and the VM must not run.
 pub fn map_over(memory: &GuestRam, file: &File) -> Result<(), MemoryError> {
-    let wanted: u64 = memory.iter().map(vm_memory::GuestMemoryRegion::len).sum();
+    let wanted = check_length(memory, file)?;
     let map_error = |source: io::Error| MemoryError::Map { bytes: wanted, source };
-    let length = file.metadata().map_err(map_error)?.len();
-    if length < wanted {
-        return Err(MemoryError::TooShort {
-            file: length,
-            memory: wanted,
-        });
-    }
     let mut offset = 0;
     for region in memory.iter() {
         let size = usize::try_from(region.len()).map_err(|_| MemoryError::Regions)?;
@@ -167,6 +181,28 @@ pub fn map_over(memory: &GuestRam, file: &File) -> Result<(), MemoryError> {
         offset += region.len();
     }
     Ok(())
+}
+
+/// Reads a snapshot's memory file into memory of huge pages, as [`create`] made it.
+///
+/// # Errors
+/// See [`MemoryError`].
+pub fn read_into(memory: &GuestRam, file: &File) -> Result<(), MemoryError> {
+    check_length(memory, file)?;
+    crate::snapshot::memory_file::read_into(memory, file).map_err(MemoryError::Read)
+}
+
+/// The memory's size in bytes, of which a memory file must have as many.
+fn check_length(memory: &GuestRam, file: &File) -> Result<u64, MemoryError> {
+    let wanted: u64 = memory.iter().map(vm_memory::GuestMemoryRegion::len).sum();
+    let length = file.metadata().map_err(MemoryError::Read)?.len();
+    if length < wanted {
+        return Err(MemoryError::TooShort {
+            file: length,
+            memory: wanted,
+        });
+    }
+    Ok(wanted)
 }
 
 #[cfg(test)]

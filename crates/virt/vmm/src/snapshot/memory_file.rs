@@ -262,10 +262,62 @@ pub fn merge(full: &File, difference: &File) -> io::Result<Written> {
     Ok(written)
 }
 
+/// Copies a memory file into memory that is all zero: for huge pages, which no file of another file system can be mapped with. Its holes take
+/// no memory.
+///
+/// # Errors
+/// What the system says. The file must be as long as the memory.
+pub fn read_into(memory: &GuestRam, file: &File) -> io::Result<()> {
+    let mut buffer = vec![0_u8; BATCH_PAGES * PAGE_BYTES];
+    let mut before = 0;
+    for region in memory.iter() {
+        for (from, to) in data_ranges(file, before, before + region.len())? {
+            let mut at = from;
+            while at < to {
+                let count = usize::try_from(to - at).unwrap_or(usize::MAX).min(buffer.len());
+                file.read_exact_at(&mut buffer[..count], at)?;
+                let place = GuestAddress(region.start_addr().0 + (at - before));
+                memory.write_slice(&buffer[..count], place).map_err(io::Error::other)?;
+                at += count as u64;
+            }
+        }
+        before += region.len();
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::memory::{MemoryOptions, create, map_over};
+    use vm_memory::Address as _;
+
+    #[test]
+    fn what_is_read_is_what_was_written() {
+        let (saved, again) = (memory(), memory());
+        saved.write_slice(&[7; 5000], GuestAddress((1 << 20) - 5000)).unwrap();
+        saved
+            .write_slice(&[9; 300], GuestAddress((4 << 30) + (3 << 20) + 17))
+            .unwrap();
+        let file = tempfile::tempfile().unwrap();
+        let pagemap = pagemap();
+        write_full(&saved, &sources(&pagemap, Base::Zeroes), &file).unwrap();
+        read_into(&again, &file).unwrap();
+        for (first, second) in saved.iter().zip(again.iter()) {
+            let mut bytes = [vec![0; 1 << 20], vec![1; 1 << 20]];
+            for at in (0..first.len()).step_by(1 << 20) {
+                let at = first.start_addr().unchecked_add(at);
+                saved.read_slice(&mut bytes[0], at).unwrap();
+                again
+                    .read_slice(
+                        &mut bytes[1],
+                        second.start_addr().unchecked_add(at.0 - first.start_addr().0),
+                    )
+                    .unwrap();
+                assert_eq!(bytes[0], bytes[1]);
+            }
+        }
+    }
 
     fn memory() -> GuestRam {
         let regions = [(GuestAddress(0), 1 << 20), (GuestAddress(4 << 30), 8 << 20)];
