@@ -89,6 +89,20 @@ long_mode:
         shrl    $16, %eax
         movw    %ax, vectors + 6 * 16 + 6
         lidt    vector_register
+        # kvm-clock: its page is this vCPU's (MSR_KVM_SYSTEM_TIME_NEW, Documentation/virt/kvm/x86/msr.rst).
+        movl    $0x4b564d01, %ecx
+        movl    $clock_page + 1, %eax
+        xorl    %edx, %edx
+        wrmsr
+        # A register that nothing here uses holds a value: it must be the same after a restore.
+        movl    $0xc0000102, %ecx       # KERNEL_GS_BASE
+        movl    $0x5eed0102, %eax
+        movl    $0x00001234, %edx
+        wrmsr
+        movl    $0xc0000103, %ecx       # TSC_AUX
+        movl    $0x00000077, %eax
+        xorl    %edx, %edx
+        wrmsr
         # The PICs are silent.
         movb    $0xff, %al
         outb    %al, $0x21
@@ -106,11 +120,18 @@ request:
         je      4f
         cmpl    $2, %edi
         je      5f
+        cmpl    $3, %edi
+        je      7f
         outb    %al, %dx
         iretq
 4:      inb     %dx, %al
         iretq
 5:      outl    %eax, %dx
+        iretq
+7:      movl    %edx, %ecx              # a model-specific register
+        rdmsr
+        shlq    $32, %rdx
+        orq     %rdx, %rax
         iretq
 
 fatal:
@@ -149,3 +170,6 @@ task:           .space 112
 stack_top:
                 .space 16384
 user_stack_top:
+        .balign 4096
+        .globl  clock_page
+clock_page:     .space 4096

@@ -17,6 +17,11 @@ static inline u8 in8(u16 port) {
 static inline void out32(u16 port, u32 value) {
     __asm__ volatile("ud2" ::"D"(2), "d"(port), "a"(value) : "memory");
 }
+static inline u64 msr(u32 number) {
+    u64 value = 0;
+    __asm__ volatile("ud2" : "+a"(value), "+d"(number) : "D"(3) : "memory", "rcx");
+    return value;
+}
 static inline u64 ticks(void) {
     u32 low, high;
     __asm__ volatile("rdtsc" : "=a"(low), "=d"(high));

@@ -2,6 +2,7 @@
 
 use std::io::Cursor;
 use std::ops::Range;
+use std::time::Duration;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
@@ -150,7 +151,7 @@ impl Machine {
         }
     }
 
-    pub(crate) fn restore(&self, saved: &Saved) {
+    pub(crate) fn restore(&self, saved: &Saved, passed: Duration) {
         self.ram
             .write_slice(&saved.memory, layout::ram_regions(RAM_BYTES)[0].0)
             .unwrap();
@@ -159,8 +160,15 @@ impl Machine {
                 .restore_vcpu(vcpu, &serde_json::from_str(state).unwrap())
                 .unwrap();
         }
+        let platform = serde_json::from_str(&saved.platform).unwrap();
+        self.platform.restore(&self.vm, &platform).unwrap();
+        let states: Vec<_> = saved
+            .vcpus
+            .iter()
+            .map(|state| serde_json::from_str(state).unwrap())
+            .collect();
         self.platform
-            .restore(&self.vm, &serde_json::from_str(&saved.platform).unwrap())
+            .restore_time(&self.vm, &self.vcpus, &states, &platform, passed)
             .unwrap();
         for vcpu in &self.vcpus {
             native::tell_of_pause(vcpu).unwrap();
@@ -212,6 +220,7 @@ fn compare(name: &str, left: &Value, right: &Value, differences: &mut Vec<String
 fn without_time(mut state: Value) -> Value {
     let all = state.as_object_mut().unwrap();
     all.remove("clock");
+    all.remove("tsc_offset");
     for (list, times) in [("msrs", TIMES_X86_64), ("registers", TIMES_AARCH64)] {
         if let Some(Value::Array(values)) = all.get_mut(list) {
             values.retain(|value| !times.contains(&value[0].as_u64().unwrap()));
