@@ -169,7 +169,7 @@ static void registers(void) {
     text("registers: ");
     hex(msr(0xc0000102)); /* KERNEL_GS_BASE */
     put(' ');
-    hex(msr(0xc0000103)); /* TSC_AUX */
+    hex(msr(0x176)); /* SYSENTER_EIP */
     put(' ');
     hex(msr(0x4b564d01) & 1); /* MSR_KVM_SYSTEM_TIME_NEW: is on */
     put('\n');

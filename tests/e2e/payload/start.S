@@ -99,8 +99,8 @@ long_mode:
         movl    $0x5eed0102, %eax
         movl    $0x00001234, %edx
         wrmsr
-        movl    $0xc0000103, %ecx       # TSC_AUX
-        movl    $0x00000077, %eax
+        movl    $0x176, %ecx            # SYSENTER_EIP
+        movl    $0x5eed0176, %eax
         xorl    %edx, %edx
         wrmsr
         # The PICs are silent.
