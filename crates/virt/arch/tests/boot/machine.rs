@@ -35,9 +35,26 @@ impl Machine {
     }
 
     pub(crate) fn with_ram(kvm: &Kvm, vcpus: u8, ram_bytes: u64) -> Self {
+        let mut machine = Self::made(kvm, vcpus, ram_bytes);
+        for (index, vcpu) in machine.vcpus.iter().enumerate() {
+            for warning in machine.platform.prepare_vcpu(vcpu, index as u8).unwrap() {
+                println!("warning: {warning}");
+            }
+        }
+        machine.platform.finish(&machine.vm, &machine.vcpus).unwrap();
+        machine
+    }
+
+    /// One whose vCPUs are as KVM makes them.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn unprepared(kvm: &Kvm, vcpus: u8) -> Self {
+        Self::made(kvm, vcpus, RAM_BYTES)
+    }
+
+    fn made(kvm: &Kvm, vcpus: u8, ram_bytes: u64) -> Self {
         native::check(kvm).unwrap();
         let vm = kvm.create_vm().unwrap();
-        let mut platform = Platform::create(kvm, &vm, PlatformOptions { vcpus }).unwrap();
+        let platform = Platform::create(kvm, &vm, PlatformOptions { vcpus }).unwrap();
         let ram = anonymous_ram(&layout::ram_regions(ram_bytes)).unwrap();
         for (slot, region) in ram.iter().enumerate() {
             let region = kvm_userspace_memory_region {
@@ -51,12 +68,6 @@ impl Machine {
             unsafe { vm.set_user_memory_region(region) }.unwrap();
         }
         let fds: Vec<_> = (0..vcpus).map(|index| vm.create_vcpu(index.into()).unwrap()).collect();
-        for (index, vcpu) in fds.iter().enumerate() {
-            for warning in platform.prepare_vcpu(vcpu, index as u8).unwrap() {
-                println!("warning: {warning}");
-            }
-        }
-        platform.finish(&vm, &fds).unwrap();
         Self {
             vcpus: fds,
             platform,

@@ -17,6 +17,8 @@
 mod clocks;
 mod linux;
 mod machine;
+#[cfg(target_arch = "x86_64")]
+mod msrs;
 #[cfg(target_arch = "aarch64")]
 #[path = "payload_aarch64.rs"]
 mod payload;
@@ -157,6 +159,31 @@ fn a_forged_state_is_refused_and_not_obeyed() {
             Err(_) => true,
         };
         assert!(refused, "{name}");
+    }
+}
+
+/// Firecracker: "custom MSRs not saved", and "CPUID must be set before CPUID-dependent MSRs".
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn registers_that_depend_on_cpuid_are_restored_after_it() {
+    let Some(kvm) = kvm("CPUID-dependent registers") else {
+        return;
+    };
+    let (_, kernel, mark) = payload::kernels().remove(0);
+    let mut first = Machine::new(&kvm, 1);
+    first.boot(&kernel);
+    // Into long mode: some bits of EFER and CR4 depend on CPUID as well.
+    first.serial(mark.len() + 5);
+    let set = msrs::set_what_depends_on_cpuid(&kvm, &first.vcpus[0]);
+    println!("{} registers", set.len());
+    let saved = first.save();
+    drop(first);
+    // Not prepared: its CPUID is empty until the restore sets it.
+    let second = Machine::unprepared(&kvm, 1);
+    msrs::enforce_cpuid(&second.vcpus[0]);
+    second.restore(&saved, Duration::ZERO);
+    for (index, value) in set {
+        assert_eq!(msrs::get(&second.vcpus[0], index), Some(value), "{index:#x}");
     }
 }
 
