@@ -3,6 +3,8 @@
 #![expect(clippy::print_stdout, reason = "printing is what this program is for")]
 
 mod bench;
+#[cfg(test)]
+mod bug_list;
 mod checkout;
 mod command;
 mod docs;

@@ -1,12 +1,12 @@
 //! The serial port's other end: standard output, or the file that the configuration names; and standard input.
 
-use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
 
 use ringwall_vmm::event_loop::{EventLoop, Key};
 use ringwall_vmm::machine::Machine;
 use ringwall_vmm_proto::Resources;
+
+use crate::append;
 
 /// Most bytes of input taken at once: more than the port's FIFO holds is given back to nobody.
 const INPUT_BYTES: usize = 64;
@@ -23,11 +23,8 @@ pub(crate) fn output(resources: &Resources) -> io::Result<Box<dyn Write + Send>>
     let Some(path) = path else {
         return Ok(Box::new(io::stdout()));
     };
-    let mut options = OpenOptions::new();
-    options.append(true).create(true).mode(0o600);
     // A FIFO without reader must not stop the VMM, and one that is full not the guest.
-    options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits().try_into().unwrap_or_default());
-    Ok(Box::new(options.open(path.as_path())?))
+    Ok(Box::new(append::open(path.as_path(), false)?))
 }
 
 /// Begins to read standard input, unless it is something that can't be waited on (a file, or nothing).

@@ -13,6 +13,7 @@ use ringwall_vmm::machine::{BootFiles, Machine, MachineEvent, Planned, SavedMemo
 use ringwall_vmm::memory::MemoryOptions;
 use ringwall_vmm::plan;
 use ringwall_vmm::shell::{Shell, ShellOptions};
+use ringwall_vmm::snapshot::clocks::GuestClocks;
 use ringwall_vmm::snapshot::document::Document;
 use ringwall_vmm::snapshot::uffd::Connection;
 use ringwall_vmm::snapshot::{state_file, store};
@@ -288,9 +289,14 @@ impl Host {
         let shell = self.shell(document.options)?;
         let planned = self.planned(&resources)?;
         let around = self.around()?;
+        let clocks = if load.clock_realtime {
+            GuestClocks::CatchUp
+        } else {
+            GuestClocks::GoOn
+        };
         drop_capabilities()?;
-        let machine =
-            Machine::restore(shell, planned, document, memory, &self.events, around).map_err(|error| fault(&error))?;
+        let machine = Machine::restore(shell, planned, document, memory, clocks, &self.events, around)
+            .map_err(|error| fault(&error))?;
         *self.controller.resources_mut() = resources;
         self.run(machine, load.resume_vm)
     }

@@ -2,6 +2,7 @@
 #![cfg_attr(not(test), warn(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
 pub mod api;
+mod append;
 pub mod args;
 mod changes;
 pub mod confine;

@@ -3,6 +3,8 @@
  *   s  the sum of the touched memory       w  changes one page of it          x  a read of a port and an address that nothing answers
  *   b  writes and reads disk 0             r  reads the entropy device        q p o  asks for shutdown, reports a panic, asks for a reboot
  *   a  switches off by ACPI                i  reads a port by a string instruction
+ *   t  the time: kvm-clock in nanoseconds and the counter, both in hexadecimal
+ *   m  registers that nothing uses, which hold what start.S wrote
  * Each is answered by one line. Virtio devices are found in their slots (virtio-mmio, VIRTIO 1.2 4.2). */
 #include "traps.h"
 
@@ -145,6 +147,44 @@ static void string(void) {
     text("string: ok\n");
 }
 
+/* struct pvclock_vcpu_time_info (Documentation/virt/kvm/x86/msr.rst); its kernel's memory is the user's here. */
+extern volatile struct {
+    u32 version, pad;
+    u64 counter, time;
+    u32 multiplier;
+    signed char shift;
+    u8 flags, more[2];
+} clock_page;
+
+static void clock(void) {
+    u64 now, time;
+    u32 version;
+    do {
+        version = clock_page.version;
+        __asm__ volatile("" ::: "memory");
+        now = ticks();
+        u64 passed = now - clock_page.counter;
+        passed = clock_page.shift < 0 ? passed >> -clock_page.shift : passed << clock_page.shift;
+        time = clock_page.time + (u64)((unsigned __int128)passed * clock_page.multiplier >> 32);
+        __asm__ volatile("" ::: "memory");
+    } while (version & 1 || version != clock_page.version);
+    text("time: ");
+    hex(version ? time : 0);
+    put(' ');
+    hex(now);
+    put('\n');
+}
+
+static void registers(void) {
+    text("registers: ");
+    hex(msr(0xc0000102)); /* KERNEL_GS_BASE */
+    put(' ');
+    hex(msr(0x176)); /* SYSENTER_EIP */
+    put(' ');
+    hex(msr(0x4b564d01) & 1); /* MSR_KVM_SYSTEM_TIME_NEW: is on */
+    put('\n');
+}
+
 void user_main(void) {
     text("BOOT\n");
     for (u64 i = 0; i < WORDS; i += 512) TOUCHED[i] = i * 0x9e3779b97f4a7c15ul + 1;
@@ -162,6 +202,8 @@ void user_main(void) {
         case 'i': string(); break;
         case 'b': block(); break;
         case 'r': entropy(); break;
+        case 't': clock(); break;
+        case 'm': registers(); break;
         case 'q': out32(CONTROL + 12, 0); out32(CONTROL + 8, 2); break;
         case 'p': out32(CONTROL + 12, 7); out32(CONTROL + 8, 4); break;
         case 'o': out32(CONTROL + 8, 3); break;

@@ -22,6 +22,11 @@ static inline void ins8(u16 port, u8 *to, u64 count) {
     u64 request = 3;
     __asm__ volatile("ud2" : "+D"(request), "+c"(count) : "d"(port), "S"(to) : "memory");
 }
+static inline u64 msr(u32 number) {
+    u64 value = 0;
+    __asm__ volatile("ud2" : "+a"(value), "+d"(number) : "D"(4) : "memory", "rcx");
+    return value;
+}
 static inline u64 ticks(void) {
     u32 low, high;
     __asm__ volatile("rdtsc" : "=a"(low), "=d"(high));

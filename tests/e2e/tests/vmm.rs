@@ -210,7 +210,7 @@ fn bad_snapshots_are_refused_and_say_why() {
         bad[at] ^= 1;
         bad
     };
-    let newer = String::from_utf8_lossy(&good).replacen("snapshot 1 ", "snapshot 2 ", 1);
+    let newer = String::from_utf8_lossy(&good).replacen("snapshot 2 ", "snapshot 3 ", 1);
     let bad = work.path().join("bad");
     fs::create_dir_all(&bad).expect("made");
     let memory = |length: u64| {
@@ -226,7 +226,7 @@ fn bad_snapshots_are_refused_and_say_why() {
             "newer",
             newer.into_bytes(),
             whole,
-            "has version 2, this program reads 1",
+            "has version 3, this program reads 1 to 2",
         ),
         ("short memory", good.clone(), whole - 4096, "the memory file has"),
         ("foreign", b"\x7fELF\n".to_vec(), whole, "no state file"),

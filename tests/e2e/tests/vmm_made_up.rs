@@ -77,10 +77,9 @@ fn instead(old: &Value, numbers: &mut Numbers) -> Value {
     }
 }
 
-fn write(document: &Value, to: &Path) {
+fn write(version: &str, document: &Value, to: &Path) {
     let body = document.to_string();
     let hash: String = Sha256::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
-    let version = 1;
     let file = format!("ringwall-vm-snapshot {version} {} {hash}\n{body}", body.len());
     fs::write(to.join("state"), file).expect("written");
 }
@@ -98,7 +97,8 @@ fn a_made_up_snapshot_is_loaded_or_refused_and_nothing_else() {
     vmm.snapshot("Full", &kept);
     drop(vmm);
     let state = fs::read_to_string(kept.join("state")).expect("text");
-    let (_, document) = state.split_once('\n').expect("a head");
+    let (head, document) = state.split_once('\n').expect("a head");
+    let version = head.split(' ').nth(1).expect("a version");
     let document: Value = serde_json::from_str(document).expect("JSON");
     let mut known = Vec::new();
     places(&document, "", &mut known);
@@ -119,7 +119,7 @@ fn a_made_up_snapshot_is_loaded_or_refused_and_nothing_else() {
             what.push_str(&format!("{place}: {value} -> {new}\n"));
             *value = new;
         }
-        write(&changed, &kept);
+        write(version, &changed, &kept);
         let mut this = vmm
             .take()
             .unwrap_or_else(|| Vmm::start(&binary, &work.path().join(format!("vm{round}")), &[]));
@@ -159,7 +159,7 @@ fn a_made_up_snapshot_is_loaded_or_refused_and_nothing_else() {
     }
     assert!(loaded > 5 && refused > 20, "{loaded} loaded, {refused} refused");
     // After all that, a good one.
-    write(&document, &kept);
+    write(version, &document, &kept);
     let mut last = vmm
         .take()
         .unwrap_or_else(|| Vmm::start(&binary, &work.path().join("last"), &[]));

@@ -3,14 +3,17 @@
 //! ```text
 //! vsock-peer listen PORT COUNT SECONDS             echoes COUNT connections, then ends
 //! vsock-peer call CID PORT COUNT BYTES SECONDS     opens COUNT connections, all at once, and sends BYTES over each
+//! vsock-peer hold CID PORT WORD SECONDS               opens a connection, says WORD, and waits for the connection's end
 //! ```
 //! It must never wait for longer than SECONDS: the guest has other tests to run, and a hang is a finding.
 
 mod address;
 mod call;
+mod hold;
 mod listen;
 
 use std::error::Error;
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -39,7 +42,15 @@ fn run(words: &[&str]) -> Result<(), Box<dyn Error>> {
             end_after(Duration::from_secs(seconds.parse()?));
             call::exchange(cid.parse()?, port.parse()?, count.parse()?, bytes.parse()?)?;
         }
-        _ => return Err("usage: listen PORT COUNT SECONDS | call CID PORT COUNT BYTES SECONDS".into()),
+        ["hold", cid, port, word, seconds] => {
+            end_after(Duration::from_secs(seconds.parse()?));
+            hold::hold(cid.parse()?, port.parse()?, || writeln!(std::io::stdout(), "{word}"))?;
+        }
+        _ => {
+            let usage =
+                "usage: listen PORT COUNT SECONDS | call CID PORT COUNT BYTES SECONDS | hold CID PORT WORD SECONDS";
+            return Err(usage.into());
+        }
     }
     Ok(())
 }

@@ -140,7 +140,7 @@ pub struct LoadSnapshot {
     pub network_overrides: Vec<NetworkOverride>,
     /// The vsock's new path.
     pub vsock_override: Option<SocketPath>,
-    /// Whether the guest's clock steps to now (x86_64).
+    /// Whether the guest's clocks step by the time that has passed since the snapshot was made; Firecracker has it for x86_64 only.
     pub clock_realtime: bool,
 }
 

@@ -9,12 +9,17 @@
 //! ```text
 //! check(kvm) -> create_vm -> Platform::create -> memory slots -> create_vcpu × n -> Platform::prepare_vcpu × n -> Platform::finish
 //!   boot:     load_kernel, load_initrd, write_boot_tables -> set_boot_registers (boot vCPU) -> run
-//!   restore:  guest memory in place -> Platform::restore_vcpu × n -> Platform::restore -> run
+//!   restore:  guest memory in place -> Platform::restore_vcpu × n -> Platform::restore -> Platform::restore_time -> run
 //!   save:     all vCPUs stopped -> Platform::save_vcpu × n -> Platform::save -> guest memory (aarch64's ITS writes tables into it)
 //! ```
 
 mod architecture;
 mod board;
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "each architecture uses a part of it")
+)]
+mod clock;
 mod fingerprint;
 mod host;
 mod load;

@@ -29,6 +29,7 @@ use crate::board::{BoardError, Fixed};
 use crate::event_loop::{EventLoop, Key, borrowed};
 use crate::memory::{self, MemoryError, PAGE_BYTES};
 use crate::shell::{Shell, ShellOptions};
+use crate::snapshot::clocks::{GuestClocks, wall_clock_ns};
 use crate::snapshot::document::{DeviceRecord, Document};
 use crate::snapshot::handler_watch::LastWords;
 use crate::snapshot::memory_file::Base;
@@ -181,6 +182,12 @@ pub enum RestoreMachineError {
     /// Interrupt controllers and timers.
     #[error("the board can't be restored")]
     Platform(#[from] native::PlatformError),
+    /// The guest's clocks.
+    #[error("the guest's clocks can't be restored")]
+    Time(#[source] native::VcpuError),
+    /// The guest's clocks are to step, and it is not known by how much.
+    #[error("the snapshot does not say when it was made, so that the guest's clock can't be set to now")]
+    NoTime,
     /// The board's own devices.
     #[error("the board's devices can't be restored")]
     Fixed(#[from] crate::board::RestoreBoardError),
@@ -396,6 +403,7 @@ impl Machine {
         planned: Vec<Planned>,
         document: Document,
         saved_memory: SavedMemory,
+        clocks: GuestClocks,
         events: &EventLoop,
         around: Surroundings,
     ) -> Result<Self, RestoreMachineError> {
@@ -428,6 +436,13 @@ impl Machine {
                 .map_err(|source| RestoreMachineError::Vcpu { index, source })?;
         }
         shell.platform.restore(&shell.vm, &document.platform)?;
+        let step = clocks
+            .step(document.saved_at_ns, wall_clock_ns())
+            .ok_or(RestoreMachineError::NoTime)?;
+        shell
+            .platform
+            .restore_time(&shell.vm, &shell.vcpus, &document.vcpus, &document.platform, step)
+            .map_err(RestoreMachineError::Time)?;
         assembled.fixed.restore(document.board, &shell.memory)?;
         let mut records = document.devices.into_iter();
         for attached in &assembled.devices {
@@ -646,13 +661,15 @@ impl Machine {
                     source,
                 })?;
         }
-        let vcpus: Result<Vec<_>, _> = self.vcpus.iter().map(VcpuHandle::save).collect();
+        let vcpus = self.vcpus.iter().map(VcpuHandle::save).collect::<Result<_, _>>()?;
+        let platform = self.platform.save(&self.vm)?;
         Ok(Document {
+            saved_at_ns: Some(wall_clock_ns()),
             fingerprint,
             options: self.options,
             configuration,
-            vcpus: vcpus?,
-            platform: self.platform.save(&self.vm)?,
+            vcpus,
+            platform,
             board: self.fixed.save(),
             devices: self
                 .devices

@@ -57,6 +57,16 @@ pub(crate) fn feature_register(id: u64) -> Option<String> {
 /// that. Writing all ones to these first, and then only the counterparts, is right for every kernel.
 pub(crate) const CLEARING: [u64; 3] = [system(3, 0, 9, 14, 2), system(3, 3, 9, 12, 2), system(3, 3, 9, 12, 3)];
 
+/// The virtual machine's virtual and physical counter, `KVM_REG_ARM_TIMER_CNT` and `KVM_REG_ARM_PTIMER_CNT`
+/// (arch/arm64/include/uapi/asm/kvm.h). Set through one vCPU they are set for all, as an offset to the host's that holds from that moment.
+pub(crate) const COUNTERS: [u64; 2] = [system(3, 3, 14, 3, 2), system(3, 3, 14, 0, 1)];
+
+/// What a counter that vCPUs were saved with one after the other goes on from: the latest, so that it goes back for none, moved by `ticks`.
+/// Nothing if no vCPU has it.
+pub(crate) fn counter(saved: impl Iterator<Item = u64>, ticks: u64) -> Option<u64> {
+    saved.max().map(|latest| latest.wrapping_add(ticks))
+}
+
 /// A system register's number in KVM's interface, by its encoding.
 const fn system(op0: u64, op1: u64, crn: u64, crm: u64, op2: u64) -> u64 {
     REG_ARM64 | REG_SIZE_U64 | REG_SYSTEM | op0 << 14 | op1 << 11 | crn << 7 | crm << 3 | op2
@@ -107,6 +117,15 @@ mod tests {
             CLEARING,
             [0x6030_0000_0013_c4f2, 0x6030_0000_0013_dce2, 0x6030_0000_0013_dce3]
         );
+    }
+
+    #[test]
+    fn counters_are_known_by_their_numbers_and_never_go_back() {
+        assert_eq!(COUNTERS, [0x6030_0000_0013_df1a, 0x6030_0000_0013_df01]);
+        assert_eq!(counter([70, 90, 80].into_iter(), 0), Some(90));
+        assert_eq!(counter([70].into_iter(), 5), Some(75));
+        assert_eq!(counter([u64::MAX].into_iter(), 2), Some(1), "as the counter does");
+        assert_eq!(counter([].into_iter(), 5), None);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Which model-specific registers a snapshot holds.
 
 /// `IA32_TIME_STAMP_COUNTER` and `IA32_TSC_DEADLINE` (Intel SDM vol. 4).
-const TSC: u32 = 0x10;
-const TSC_DEADLINE: u32 = 0x6e0;
+pub(crate) const TSC: u32 = 0x10;
+pub(crate) const TSC_DEADLINE: u32 = 0x6e0;
 
 /// Memory type range registers, which KVM emulates but does not list: variable ranges, fixed ranges, the default type.
 fn memory_types() -> impl Iterator<Item = u32> {
@@ -16,8 +16,7 @@ fn memory_types() -> impl Iterator<Item = u32> {
 /// they hold nothing; and some are clocks, which would make each snapshot of the same machine another one.
 const HYPER_V: std::ops::Range<u32> = 0x4000_0000..0x4000_0200;
 
-/// The registers to save, in the order in which they are restored: the counter first, because others are relative to it; the deadline
-/// last, because it is compared with the counter, and is ignored until the local APIC's timer is in its mode.
+/// The registers to save: the counter first, nearest to the moment of the save, and its deadline last.
 pub(crate) fn to_save(listed: &[u32]) -> Vec<u32> {
     let mut all: Vec<u32> = listed
         .iter()
@@ -33,6 +32,12 @@ pub(crate) fn to_save(listed: &[u32]) -> Vec<u32> {
     let mut seen = std::collections::HashSet::new();
     all.retain(|index| seen.insert(*index));
     all
+}
+
+/// Whether a register is set with the other clocks, after everything else of every vCPU: the counters together, and the deadline when
+/// its counter is right, with which it is compared.
+pub(crate) const fn is_time(index: u32) -> bool {
+    matches!(index, TSC | TSC_DEADLINE)
 }
 
 #[cfg(test)]

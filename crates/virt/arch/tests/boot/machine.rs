@@ -2,6 +2,7 @@
 
 use std::io::Cursor;
 use std::ops::Range;
+use std::time::Duration;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
@@ -34,9 +35,26 @@ impl Machine {
     }
 
     pub(crate) fn with_ram(kvm: &Kvm, vcpus: u8, ram_bytes: u64) -> Self {
+        let mut machine = Self::made(kvm, vcpus, ram_bytes);
+        for (index, vcpu) in machine.vcpus.iter().enumerate() {
+            for warning in machine.platform.prepare_vcpu(vcpu, index as u8).unwrap() {
+                println!("warning: {warning}");
+            }
+        }
+        machine.platform.finish(&machine.vm, &machine.vcpus).unwrap();
+        machine
+    }
+
+    /// One whose vCPUs are as KVM makes them.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn unprepared(kvm: &Kvm, vcpus: u8) -> Self {
+        Self::made(kvm, vcpus, RAM_BYTES)
+    }
+
+    fn made(kvm: &Kvm, vcpus: u8, ram_bytes: u64) -> Self {
         native::check(kvm).unwrap();
         let vm = kvm.create_vm().unwrap();
-        let mut platform = Platform::create(kvm, &vm, PlatformOptions { vcpus }).unwrap();
+        let platform = Platform::create(kvm, &vm, PlatformOptions { vcpus }).unwrap();
         let ram = anonymous_ram(&layout::ram_regions(ram_bytes)).unwrap();
         for (slot, region) in ram.iter().enumerate() {
             let region = kvm_userspace_memory_region {
@@ -50,12 +68,6 @@ impl Machine {
             unsafe { vm.set_user_memory_region(region) }.unwrap();
         }
         let fds: Vec<_> = (0..vcpus).map(|index| vm.create_vcpu(index.into()).unwrap()).collect();
-        for (index, vcpu) in fds.iter().enumerate() {
-            for warning in platform.prepare_vcpu(vcpu, index as u8).unwrap() {
-                println!("warning: {warning}");
-            }
-        }
-        platform.finish(&vm, &fds).unwrap();
         Self {
             vcpus: fds,
             platform,
@@ -150,7 +162,7 @@ impl Machine {
         }
     }
 
-    pub(crate) fn restore(&self, saved: &Saved) {
+    pub(crate) fn restore(&self, saved: &Saved, passed: Duration) {
         self.ram
             .write_slice(&saved.memory, layout::ram_regions(RAM_BYTES)[0].0)
             .unwrap();
@@ -159,8 +171,15 @@ impl Machine {
                 .restore_vcpu(vcpu, &serde_json::from_str(state).unwrap())
                 .unwrap();
         }
+        let platform = serde_json::from_str(&saved.platform).unwrap();
+        self.platform.restore(&self.vm, &platform).unwrap();
+        let states: Vec<_> = saved
+            .vcpus
+            .iter()
+            .map(|state| serde_json::from_str(state).unwrap())
+            .collect();
         self.platform
-            .restore(&self.vm, &serde_json::from_str(&saved.platform).unwrap())
+            .restore_time(&self.vm, &self.vcpus, &states, &platform, passed)
             .unwrap();
         for vcpu in &self.vcpus {
             native::tell_of_pause(vcpu).unwrap();
@@ -212,6 +231,7 @@ fn compare(name: &str, left: &Value, right: &Value, differences: &mut Vec<String
 fn without_time(mut state: Value) -> Value {
     let all = state.as_object_mut().unwrap();
     all.remove("clock");
+    all.remove("tsc_offset");
     for (list, times) in [("msrs", TIMES_X86_64), ("registers", TIMES_AARCH64)] {
         if let Some(Value::Array(values)) = all.get_mut(list) {
             values.retain(|value| !times.contains(&value[0].as_u64().unwrap()));

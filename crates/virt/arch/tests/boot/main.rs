@@ -14,8 +14,11 @@
     reason = "a test: it may panic and print, and its numbers are small"
 )]
 
+mod clocks;
 mod linux;
 mod machine;
+#[cfg(target_arch = "x86_64")]
+mod msrs;
 #[cfg(target_arch = "aarch64")]
 #[path = "payload_aarch64.rs"]
 mod payload;
@@ -24,6 +27,7 @@ mod payload;
 mod payload;
 
 use std::io::Cursor;
+use std::time::Duration;
 
 use kvm_ioctls::Kvm;
 use machine::Machine;
@@ -77,7 +81,7 @@ fn a_saved_guest_goes_on_in_another_machine() {
         drop(first);
 
         let mut second = Machine::new(&kvm, vcpus);
-        second.restore(&saved);
+        second.restore(&saved, Duration::ZERO);
         let again = second.save();
         assert_eq!(
             machine::differences(&again, &saved),
@@ -85,6 +89,48 @@ fn a_saved_guest_goes_on_in_another_machine() {
             "what is restored is what was saved"
         );
         assert_eq!(second.serial(27), "abcdefghijklmnopqrstuvwxyza");
+    }
+}
+
+/// Longest that a test on a busy machine lets a guest wait, far below what the clocks step by here.
+const DELAY: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_restored_guests_clocks_go_on_or_step_and_all_by_the_same() {
+    let Some(kvm) = kvm("clocks") else { return };
+    let (_, kernel, _) = payload::kernels().remove(0);
+    let mut first = Machine::new(&kvm, 4);
+    first.boot(&kernel);
+    first.serial(5);
+    // In its first second, where KVM takes some values for another one: see `restore_time`.
+    std::thread::sleep(Duration::from_millis(500));
+    let saved = first.save();
+    drop(first);
+    for passed in [Duration::ZERO, Duration::from_secs(3600)] {
+        let mut second = Machine::new(&kvm, 4);
+        let is_virtual = clocks::are_virtual(&Machine::new(&kvm, 1).vcpus[0]);
+        second.restore(&saved, passed);
+        let again = second.save();
+        let (before, after) = (clocks::of(&saved), clocks::of(&again));
+        assert_eq!(before.len(), after.len());
+        for ((name, before), (_, after)) in before.iter().zip(&after) {
+            if name.starts_with("counter") && !is_virtual {
+                println!("SKIPPED: {name}: this KVM shows guests the host's counter");
+                continue;
+            }
+            let step = after
+                .checked_sub(*before)
+                .unwrap_or_else(|| panic!("{name} went back from {before:?} to {after:?}"));
+            assert!(
+                (passed..passed + DELAY).contains(&step),
+                "{name}: {step:?} for {passed:?}"
+            );
+        }
+        // The counters are read one after the other, within microseconds of each other on an idle machine.
+        let counters = after.iter().filter(|(name, _)| name.starts_with("counter"));
+        let counters: Vec<Duration> = counters.map(|(_, time)| *time).collect();
+        let (least, most) = (counters.iter().min().unwrap(), counters.iter().max().unwrap());
+        assert!(*most - *least < Duration::from_secs(1), "{counters:?}");
     }
 }
 
@@ -113,6 +159,31 @@ fn a_forged_state_is_refused_and_not_obeyed() {
             Err(_) => true,
         };
         assert!(refused, "{name}");
+    }
+}
+
+/// Firecracker: "custom MSRs not saved", and "CPUID must be set before CPUID-dependent MSRs".
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn registers_that_depend_on_cpuid_are_restored_after_it() {
+    let Some(kvm) = kvm("CPUID-dependent registers") else {
+        return;
+    };
+    let (_, kernel, mark) = payload::kernels().remove(0);
+    let mut first = Machine::new(&kvm, 1);
+    first.boot(&kernel);
+    // Into long mode: some bits of EFER and CR4 depend on CPUID as well.
+    first.serial(mark.len() + 5);
+    let set = msrs::set_what_depends_on_cpuid(&kvm, &first.vcpus[0]);
+    println!("{} registers", set.len());
+    let saved = first.save();
+    drop(first);
+    // Not prepared: its CPUID is empty until the restore sets it.
+    let second = Machine::unprepared(&kvm, 1);
+    msrs::enforce_cpuid(&second.vcpus[0]);
+    second.restore(&saved, Duration::ZERO);
+    for (index, value) in set {
+        assert_eq!(msrs::get(&second.vcpus[0], index), Some(value), "{index:#x}");
     }
 }
 

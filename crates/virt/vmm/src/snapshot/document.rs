@@ -22,6 +22,9 @@ pub struct DeviceRecord {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Document {
+    /// When the guest's clocks were read, by the host's wall clock, in nanoseconds since 1970. Version 1 does not say.
+    #[serde(default)]
+    pub saved_at_ns: Option<u64>,
     /// What the guest was shown of its host.
     pub fingerprint: Fingerprint,
     /// What kind of VM.

@@ -1,5 +1,6 @@
 //! Snapshots: a state file that says what it is, and a memory file with holes.
 
+pub mod clocks;
 pub mod document;
 pub mod handler_watch;
 pub mod memory_file;

@@ -1,7 +1,7 @@
 //! A snapshot's state file: a line that says what it is, and a JSON document under a hash.
 //!
 //! ```text
-//! ringwall-vm-snapshot 1 1234 <sha256, hex>\n    magic, version, bytes of the document, its hash
+//! ringwall-vm-snapshot 2 1234 <sha256, hex>\n    magic, version, bytes of the document, its hash
 //! {"architecture":"x86_64", …}                   the document
 //! ```
 //!
@@ -17,8 +17,10 @@ use thiserror::Error;
 
 /// First word of the file.
 const MAGIC: &str = "ringwall-vm-snapshot";
-/// Version of the document that this program writes, and the only one it reads.
-pub const VERSION: u32 = 1;
+/// Version of the document that this program writes.
+pub const VERSION: u32 = 2;
+/// The oldest version that it reads. Version 1 has neither the time of the snapshot nor the counters' offsets.
+pub const OLDEST_VERSION: u32 = 1;
 /// Longest first line.
 const MOST_HEADER_BYTES: usize = 160;
 /// Longest document, in bytes: 32 vCPUs and 17 devices take less than 1 MiB.
@@ -34,7 +36,7 @@ pub enum StateFileError {
     #[error("this is no state file of a snapshot")]
     Foreign,
     /// It is of another version.
-    #[error("the state file has version {found}, this program reads {VERSION}")]
+    #[error("the state file has version {found}, this program reads {OLDEST_VERSION} to {VERSION}")]
     Version {
         /// The file's.
         found: u32,
@@ -99,7 +101,7 @@ pub fn decode<T: DeserializeOwned>(file: impl Read) -> Result<T, StateFileError>
         .next()
         .and_then(|word| word.parse().ok())
         .ok_or(StateFileError::Foreign)?;
-    if version != VERSION {
+    if !(OLDEST_VERSION..=VERSION).contains(&version) {
         return Err(StateFileError::Version { found: version });
     }
     let wanted: usize = words
@@ -176,8 +178,12 @@ mod tests {
             (b"\x7fELF\n".to_vec(), "this is no state file of a snapshot"),
             (vec![b'a'; 1 << 20], "this is no state file of a snapshot"),
             (
-                text.replacen(" 1 ", " 2 ", 1).into_bytes(),
-                "the state file has version 2, this program reads 1",
+                text.replacen(" 2 ", " 3 ", 1).into_bytes(),
+                "the state file has version 3, this program reads 1 to 2",
+            ),
+            (
+                text.replacen(" 2 ", " 0 ", 1).into_bytes(),
+                "the state file has version 0, this program reads 1 to 2",
             ),
             (
                 cut[..cut.len() - 1].to_vec(),

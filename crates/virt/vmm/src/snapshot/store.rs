@@ -150,3 +150,32 @@ fn finish(memory: Beside<'_>, document: &Document, state: &Path) -> Result<(), W
     memory.place()?;
     state_file.place()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_snapshots_file_is_never_made_through_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let (precious, path) = (folder.path().join("precious"), folder.path().join("memory"));
+        std::fs::write(&precious, "precious").unwrap();
+        symlink(&precious, partial(&path)).unwrap();
+        assert!(Beside::create(&path).is_err());
+        assert_eq!(std::fs::read(&precious).unwrap(), b"precious");
+        // A link in the file's own place is replaced, and what it leads to is as it was.
+        std::fs::remove_file(partial(&path)).unwrap();
+        symlink(&precious, &path).unwrap();
+        let mut file = Beside::create(&path).unwrap();
+        file.file.write_all(b"new").unwrap();
+        file.place().unwrap();
+        assert_eq!(std::fs::read(&precious).unwrap(), b"precious");
+        assert_eq!(
+            std::fs::read_link(&path).unwrap_err().kind(),
+            io::ErrorKind::InvalidInput
+        );
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+    }
+}

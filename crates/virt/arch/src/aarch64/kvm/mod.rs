@@ -8,6 +8,7 @@ mod its_state;
 mod platform;
 mod probe;
 mod state;
+mod time;
 mod vcpu;
 
 pub use crate::host::{MissingCapability, Warning};

@@ -54,7 +54,7 @@ pub fn fingerprint(kvm: &Kvm) -> Result<Fingerprint, PlatformError> {
 }
 
 /// CNTFRQ_EL0, in hertz. Linux lets programs read it (Documentation/arch/arm64/cpu-feature-registers.rst; the vDSO's clock does).
-fn counter_frequency() -> u64 {
+pub(super) fn counter_frequency() -> u64 {
     let hertz: u64;
     // SAFETY: reading this register has no effect, touches no memory and no flags.
     unsafe { core::arch::asm!("mrs {}, cntfrq_el0", out(reg) hertz, options(nomem, nostack, preserves_flags)) };

@@ -18,7 +18,7 @@ use crate::aarch64::boot_tables::BootInfo;
 use crate::aarch64::fdt::PERFORMANCE_MONITOR_PPI;
 use crate::aarch64::kvm::platform::{Platform, PlatformError, refused as platform_refused};
 use crate::aarch64::kvm::state::{MAX_REGISTER_BYTES, MAX_REGISTERS, VcpuState};
-use crate::aarch64::registers::CLEARING;
+use crate::aarch64::registers::{CLEARING, COUNTERS};
 use crate::host::Warning;
 use crate::state::{Hex, List};
 
@@ -219,7 +219,7 @@ impl Platform {
     /// Restores a vCPU that is prepared and has not run. Registers go in the order in which KVM lists them: core, firmware, timer,
     /// system; then whether it runs, and last a pending error.
     ///
-    /// Each vCPU brings the virtual counter, which is the whole machine's: the last one's holds.
+    /// The counters, which are the whole machine's, are left out: `restore_time` sets them when all else is in place.
     ///
     /// # Errors
     /// KVM refuses a value: the state is of another host, or forged.
@@ -232,7 +232,8 @@ impl Platform {
             vcpu.set_one_reg(id, &u64::MAX.to_le_bytes())
                 .map_err(|source| VcpuError::RegisterRefused { id, source })?;
         }
-        for (id, value) in registers.iter().filter(|(id, _)| !CLEARING.contains(id)) {
+        let elsewhere = |id: &u64| CLEARING.contains(id) || COUNTERS.contains(id);
+        for (id, value) in registers.iter().filter(|(id, _)| !elsewhere(id)) {
             let (id, value) = (*id, value.as_slice());
             if value.len() != register_bytes(id) {
                 return Err(VcpuError::RegisterBytes { id, bytes: value.len() });

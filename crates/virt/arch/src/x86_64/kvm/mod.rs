@@ -6,6 +6,7 @@ mod probe;
 mod restore;
 mod save;
 mod state;
+mod time;
 mod vcpu;
 mod xsave;
 

@@ -8,11 +8,12 @@
 //! 5. XCR0, where there is one, then the extended registers that it enables.
 //! 6. Debug registers.
 //! 7. The local APIC: its timer's mode must be there before a deadline is written.
-//! 8. MSRs: counter first, deadline last.
+//! 8. MSRs, but for those that are time.
 //! 9. Pending events last: nothing above may drop or inject them.
 //!
 //! Then, when all vCPUs are in place, the platform: the PIT, and the interrupt controllers, whose pending interrupts are delivered into
-//! the local APICs at that moment (earlier they would be overwritten); the clock last, relative to the counters that are now right.
+//! the local APICs at that moment (earlier they would be overwritten). Time is last and all at once (`restore_time`): counters, then
+//! deadlines, which are compared with them, then the clock, which is relative to them.
 
 use kvm_bindings::kvm_xcrs;
 use kvm_ioctls::{VcpuFd, VmFd};
@@ -22,9 +23,10 @@ use crate::x86_64::kvm::save::CHIPS;
 use crate::x86_64::kvm::state::{Chip, PlatformState, VcpuState};
 use crate::x86_64::kvm::vcpu::{VcpuError, refused, set_cpuid, set_msrs};
 use crate::x86_64::kvm::xsave;
+use crate::x86_64::msrs;
 
 impl Platform {
-    /// Restores a vCPU that has not run.
+    /// Restores a vCPU that has not run, but for its time (`restore_time`).
     ///
     /// # Errors
     /// KVM refuses a value: the state is of another host, or forged.
@@ -43,14 +45,14 @@ impl Platform {
         vcpu.set_debug_regs(&state.debugregs)
             .map_err(refused("KVM_SET_DEBUGREGS"))?;
         vcpu.set_lapic(&state.lapic).map_err(refused("KVM_SET_LAPIC"))?;
-        set_msrs(vcpu, state.msrs.as_slice())?;
+        let msrs = state.msrs.as_slice().iter().copied();
+        let lasting: Vec<_> = msrs.filter(|(index, _)| !msrs::is_time(*index)).collect();
+        set_msrs(vcpu, &lasting)?;
         vcpu.set_vcpu_events(&state.events)
             .map_err(refused("KVM_SET_VCPU_EVENTS"))
     }
 
-    /// Restores what is no vCPU's, after all vCPUs are restored and before any runs.
-    ///
-    /// The guest's clock goes on where it stopped: it does not jump.
+    /// Restores what is no vCPU's, but for time, after all vCPUs are restored and before any runs.
     ///
     /// # Errors
     /// KVM refuses a value: the state is of another host, or forged.
@@ -61,9 +63,7 @@ impl Platform {
             chip.chip_id = id; // each to its own, whatever the snapshot says
             vm.set_irqchip(&chip).map_err(platform_refused("KVM_SET_IRQCHIP"))?;
         }
-        let mut clock = state.clock;
-        clock.flags = 0;
-        vm.set_clock(&clock).map_err(platform_refused("KVM_SET_CLOCK"))
+        Ok(())
     }
 }
 

@@ -2,14 +2,14 @@
 //! device would be repeated or lost).
 
 use kvm_bindings::{KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES};
-use kvm_bindings::{Msrs, kvm_irqchip, kvm_msr_entry};
+use kvm_bindings::{Msrs, kvm_clock_data, kvm_irqchip, kvm_msr_entry};
 use kvm_ioctls::{VcpuFd, VmFd};
 
 use crate::state::List;
 use crate::x86_64::kvm::platform::{self, Platform, PlatformError};
 use crate::x86_64::kvm::state::{Chip, MAX_MSRS, MAX_XCRS, PlatformState, VcpuState};
 use crate::x86_64::kvm::vcpu::{VcpuError, from_kvm, refused};
-use crate::x86_64::kvm::xsave;
+use crate::x86_64::kvm::{time, xsave};
 
 /// The ids of the interrupt controllers, in the order of `PlatformState`.
 pub(super) const CHIPS: [u32; 3] = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC];
@@ -32,6 +32,7 @@ impl Platform {
             })?,
             // Fails where the host's counter is not stable: then there is no frequency to keep.
             tsc_khz: vcpu.get_tsc_khz().ok(),
+            tsc_offset: time::offset(vcpu).ok(),
             mp_state,
             regs: vcpu.get_regs().map_err(refused("KVM_GET_REGS"))?,
             sregs: vcpu.get_sregs().map_err(refused("KVM_GET_SREGS"))?,
@@ -59,9 +60,11 @@ impl Platform {
         for channel in &mut pit.channels {
             channel.count_load_time = 0;
         }
-        let mut clock = vm.get_clock().map_err(platform::refused("KVM_GET_CLOCK"))?;
-        // KVM tells by flags how it knows the time; only some may be given back to it, and time does not go on while saved.
-        clock.flags = 0;
+        // Of all that KVM tells of time, the guest's is kept; the rest is the host's.
+        let clock = kvm_clock_data {
+            clock: vm.get_clock().map_err(platform::refused("KVM_GET_CLOCK"))?.clock,
+            ..kvm_clock_data::default()
+        };
         Ok(PlatformState { chips, pit, clock })
     }
 

@@ -25,6 +25,9 @@ pub struct VcpuState {
     pub(super) cpuid: List<CpuidEntry, MAX_CPUID>,
     /// How fast its time stamp counter counts, if KVM says so.
     pub(super) tsc_khz: Option<u32>,
+    /// How far its time stamp counter is from the host's, if KVM says so; only the differences between vCPUs count.
+    #[serde(default)]
+    pub(super) tsc_offset: Option<u64>,
     #[serde(with = "raw")]
     pub(super) mp_state: kvm_mp_state,
     #[serde(with = "raw")]

@@ -1,0 +1,48 @@
+//! Time at a restore: the counters, by which the guest tells time and its timers fire.
+
+use std::time::Duration;
+
+use kvm_ioctls::{VcpuFd, VmFd};
+
+use crate::aarch64::kvm::platform::Platform;
+use crate::aarch64::kvm::probe::counter_frequency;
+use crate::aarch64::kvm::state::{PlatformState, VcpuState};
+use crate::aarch64::kvm::vcpu::VcpuError;
+use crate::aarch64::registers::{COUNTERS, counter};
+use crate::clock;
+
+impl Platform {
+    /// Restores what the guest tells time by, when everything else is restored and before any vCPU runs. Its counters go on where they
+    /// stopped, moved by `passed`; a timer whose time has gone by fires at once.
+    ///
+    /// # Errors
+    /// KVM refuses a value: the state is of another host, or forged.
+    pub fn restore_time(
+        &self,
+        _vm: &VmFd,
+        vcpus: &[VcpuFd],
+        saved: &[VcpuState],
+        _platform: &PlatformState,
+        passed: Duration,
+    ) -> Result<(), VcpuError> {
+        let Some(first) = vcpus.first() else { return Ok(()) };
+        // The frequency is the snapshot's as well: the fingerprint demands it.
+        let ticks = clock::ticks(passed, counter_frequency());
+        for id in COUNTERS {
+            if let Some(value) = counter(saved.iter().filter_map(|state| state.counter(id)), ticks) {
+                first
+                    .set_one_reg(id, &value.to_le_bytes())
+                    .map_err(|source| VcpuError::RegisterRefused { id, source })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl VcpuState {
+    /// A saved register of 64 bits.
+    fn counter(&self, id: u64) -> Option<u64> {
+        let (_, value) = self.registers.as_slice().iter().find(|(saved, _)| *saved == id)?;
+        value.as_slice().try_into().ok().map(u64::from_le_bytes)
+    }
+}
