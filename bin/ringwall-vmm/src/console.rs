@@ -1,10 +1,9 @@
 //! The serial port's other end: standard output, or the file that the configuration names; and standard input.
 
-use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
 
 use ringwall_vmm::event_loop::{EventLoop, Key};
+use ringwall_vmm::files::{Access, Files, OpenFileError};
 use ringwall_vmm::machine::Machine;
 use ringwall_vmm_proto::Resources;
 
@@ -15,7 +14,7 @@ const INPUT_BYTES: usize = 64;
 ///
 /// # Errors
 /// What opening says.
-pub(crate) fn output(resources: &Resources) -> io::Result<Box<dyn Write + Send>> {
+pub(crate) fn output(resources: &Resources, files: &Files) -> Result<Box<dyn Write + Send>, OpenFileError> {
     let path = resources
         .serial
         .as_ref()
@@ -23,11 +22,7 @@ pub(crate) fn output(resources: &Resources) -> io::Result<Box<dyn Write + Send>>
     let Some(path) = path else {
         return Ok(Box::new(io::stdout()));
     };
-    let mut options = OpenOptions::new();
-    options.append(true).create(true).mode(0o600);
-    // A FIFO without reader must not stop the VMM, and one that is full not the guest.
-    options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits().try_into().unwrap_or_default());
-    Ok(Box::new(options.open(path.as_path())?))
+    Ok(Box::new(files.open("serial output", path, Access::Output)?))
 }
 
 /// Begins to read standard input, unless it is something that can't be waited on (a file, or nothing).

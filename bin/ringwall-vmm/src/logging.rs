@@ -1,9 +1,7 @@
 //! The log: one line for each event, to standard error or a file; both, and how much, may be changed while the VMM runs.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -79,16 +77,8 @@ pub(crate) fn begin(level: Option<Level>, show_level: bool, show_origin: bool) {
 }
 
 /// Logs to a file from now on.
-///
-/// # Errors
-/// What opening says.
-pub(crate) fn to_file(path: &Path) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    // For reading too: a named pipe can then be opened before its reader comes (fifo(7)), and a full one does not stop the VMM.
-    options.read(true).append(true).create(true).mode(0o600);
-    options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits().try_into().unwrap_or_default());
-    *FILE.lock().unwrap_or_else(PoisonError::into_inner) = Some(options.open(path)?);
-    Ok(())
+pub(crate) fn to_file(file: File) {
+    *FILE.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
 }
 
 /// Changes what is logged.

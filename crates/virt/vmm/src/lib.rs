@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod board;
 pub mod event_loop;
+pub mod files;
 pub mod machine;
 pub mod memory;
 pub mod plan;
