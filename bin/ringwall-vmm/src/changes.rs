@@ -34,12 +34,7 @@ pub(crate) enum ChangeError {
 }
 
 /// Changes a drive: another file, another rate limiter, or both. `known` is how it is configured.
-pub(crate) fn drive(
-    machine: &Machine,
-    known: &Drive,
-    update: &DriveUpdate,
-    files: &Files,
-) -> Result<(), ChangeError> {
+pub(crate) fn drive(machine: &Machine, known: &Drive, update: &DriveUpdate, files: &Files) -> Result<(), ChangeError> {
     let id = update.drive_id.to_string();
     let attached = machine.device(&id).ok_or_else(|| ChangeError::NoDevice(id.clone()))?;
     let file = match &update.path_on_host {

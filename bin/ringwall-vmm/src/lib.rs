@@ -7,6 +7,7 @@ mod changes;
 pub mod confine;
 mod console;
 mod host;
+pub mod jail;
 mod logging;
 mod metrics;
 pub mod run;

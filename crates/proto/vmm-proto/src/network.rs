@@ -232,7 +232,19 @@ mod tests {
         for good in ["tap0", "fc-tap.1", "123456789012345", "fd:7"] {
             assert!(DeviceName::new(good.into()).is_ok(), "{good:?}");
         }
-        for bad in ["", ".", "..", "a/b", "tap%d", "a b", "1234567890123456", "ta\np", "täp", "fd:2", "fd:07"] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "tap%d",
+            "a b",
+            "1234567890123456",
+            "ta\np",
+            "täp",
+            "fd:2",
+            "fd:07",
+        ] {
             assert_eq!(DeviceName::new(bad.into()), Err(ValueError::DeviceName), "{bad:?}");
         }
     }

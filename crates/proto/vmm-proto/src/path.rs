@@ -155,7 +155,9 @@ mod tests {
 
     #[test]
     fn descriptors_are_told_from_paths() {
-        let place = |text: &str| match HostPath::new("p", text.to_owned()).map(|path| path.place() == Place::Path(Path::new(text))) {
+        let place = |text: &str| match HostPath::new("p", text.to_owned())
+            .map(|path| path.place() == Place::Path(Path::new(text)))
+        {
             Ok(true) => "path",
             Ok(false) => "descriptor",
             Err(ValueError::Descriptor { field: "p" }) => "refused",
@@ -164,12 +166,28 @@ mod tests {
         for text in ["fd:3", "fd:10", "fd:1023"] {
             assert_eq!(place(text), "descriptor", "{text}");
         }
-        for text in ["fd:", "fd:2", "fd:0", "fd:1024", "fd:-3", "fd:+3", "fd:03", "fd: 3", "fd:3 ", "fd:3/x", "fd:99999999999", "fd:\u{663}"] {
+        for text in [
+            "fd:",
+            "fd:2",
+            "fd:0",
+            "fd:1024",
+            "fd:-3",
+            "fd:+3",
+            "fd:03",
+            "fd: 3",
+            "fd:3 ",
+            "fd:3/x",
+            "fd:99999999999",
+            "fd:\u{663}",
+        ] {
             assert_eq!(place(text), "refused", "{text}");
         }
         for text in ["./fd:3", "/fd:3", "FD:3", "fd", "fd3", "/dev/fd/3"] {
             assert_eq!(place(text), "path", "{text}");
         }
-        assert_eq!(SocketPath::new("p", "fd:7".to_owned(), 0).unwrap().place(), Place::Descriptor(7));
+        assert_eq!(
+            SocketPath::new("p", "fd:7".to_owned(), 0).unwrap().place(),
+            Place::Descriptor(7)
+        );
     }
 }

@@ -163,7 +163,10 @@ impl Resources {
                 .uds_path = path.clone();
         }
         for change in &load.drive_overrides {
-            let known = changed.drives.iter_mut().find(|known| known.drive_id == change.drive_id);
+            let known = changed
+                .drives
+                .iter_mut()
+                .find(|known| known.drive_id == change.drive_id);
             let unknown = || ConfigureError::NoDriveToOverride {
                 id: change.drive_id.to_string(),
             };

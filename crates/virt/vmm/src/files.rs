@@ -195,6 +195,21 @@ impl Files {
         }
     }
 
+    /// Whether a socket can be connected to, which Landlock does not decide (not in its ABI 7).
+    ///
+    /// # Errors
+    /// [`OpenFileError::NoPaths`], [`OpenFileError::Outside`].
+    pub fn reach_socket(&self, what: &'static str, path: &Path) -> Result<(), OpenFileError> {
+        self.reach(what, path)?;
+        match (&self.reach, path.canonicalize()) {
+            (Reach::Below(folders), Ok(whole)) if !is_below(&whole, folders) => {
+                Err(self.failed(what, &whole, io::ErrorKind::PermissionDenied.into()))
+            }
+            // What is not there is said when it is connected to.
+            _ => Ok(()),
+        }
+    }
+
     /// The error of a path that could not be opened.
     #[must_use]
     pub fn failed(&self, what: &'static str, path: &Path, source: io::Error) -> OpenFileError {
@@ -390,7 +405,13 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut files = holding(vec![(20, listener.into()), (21, ours.into())]);
         assert!(files.listener("vsock", 20).is_ok());
-        assert!(files.listener("vsock", 21).unwrap_err().to_string().contains("listening"));
+        assert!(
+            files
+                .listener("vsock", 21)
+                .unwrap_err()
+                .to_string()
+                .contains("listening")
+        );
         let wrong = files.take_connection("handler", 20).unwrap_err();
         assert!(wrong.to_string().contains("connected"), "{wrong}");
         drop(files.take_connection("handler", 21).unwrap());

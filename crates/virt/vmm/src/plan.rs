@@ -9,9 +9,7 @@ use ringwall_devices::virtio::block::{Block, BlockOptions, CacheType, Engine, En
 use ringwall_devices::virtio::net::{MacAddress, MakeNetError, Net, NetOptions, OpenTapError, Tap};
 use ringwall_devices::virtio::rng::{HostEntropy, Rng};
 use ringwall_devices::virtio::vsock::{self, Connector, NoConnector, PathConnector, Vsock};
-use ringwall_vmm_proto::{
-    Drive, IoEngine, NetworkInterface, Place, RateLimiter, Resources, SocketPath, TokenBucket,
-};
+use ringwall_vmm_proto::{Drive, IoEngine, NetworkInterface, Place, RateLimiter, Resources, SocketPath, TokenBucket};
 use thiserror::Error;
 
 use crate::files::{Access, Files, OpenFileError, Reach};

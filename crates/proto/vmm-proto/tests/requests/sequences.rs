@@ -317,7 +317,10 @@ fn a_load_changes_what_it_says_and_nothing_it_cannot() {
     assert_eq!(*resources, before);
     let drive = load(r#""drive_overrides":[{"drive_id":"nowhere","path_on_host":"fd:7"}]"#);
     let refused = resources.apply_load(&drive).unwrap_err().to_string();
-    assert!(refused.contains("nowhere, and the snapshot has no such drive"), "{refused}");
+    assert!(
+        refused.contains("nowhere, and the snapshot has no such drive"),
+        "{refused}"
+    );
     assert_eq!(*resources, before);
     let known = before.drives.first().unwrap().drive_id.clone();
     let drive = load(&format!(
