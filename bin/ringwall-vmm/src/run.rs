@@ -14,7 +14,7 @@ use ringwall_vmm::files::{Access, Files, OpenFileError};
 use ringwall_vmm::snapshot::document::Document;
 use ringwall_vmm::snapshot::{memory_file, state_file};
 use ringwall_vmm_proto::{
-    Action, Architecture, ConfigFile, ConfigFileError, Controller, Fault, HostPath, Method, Metrics,
+    Action, Architecture, ConfigFile, ConfigFileError, Controller, Fault, HostPath, MAX_DESCRIPTOR, Method, Metrics,
 };
 use thiserror::Error;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -162,15 +162,15 @@ struct Clients {
 
 fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
     // Before anything is opened: what is open now is what was given.
+    let mut files = Files::inherit().map_err(RunError::Inherit)?;
     let listening = match api {
-        Api::Descriptor(number) => Some(Listener::from_fd(inherited(*number)?)?),
+        Api::Descriptor(number) => Some(Listener::from_fd(inherited(&mut files, *number)?)?),
         Api::None | Api::Path(_) => None,
     };
     let kvm_fd = match args.kvm_fd {
-        Some(number) => Some((number, inherited(number)?)),
+        Some(number) => Some((number, inherited(&mut files, number)?)),
         None => None,
     };
-    let mut files = Files::inherit().map_err(RunError::Inherit)?;
     log(args, &files)?;
     confine::no_core_dumps()?;
     jail::limit()?;
@@ -329,10 +329,14 @@ fn serve(args: &Args, listener: Listener) -> Result<Clients, RunError> {
     })
 }
 
-/// An inherited descriptor that a flag names.
-fn inherited(number: u32) -> Result<OwnedFd, RunError> {
-    let taken = i32::try_from(number).map_err(io::Error::other);
-    let taken = taken.and_then(ringwall_sys::inherited::take);
+/// An inherited descriptor that a flag names. Clients can't name it any more.
+fn inherited(files: &mut Files, number: u32) -> Result<OwnedFd, RunError> {
+    let small = u16::try_from(number).ok().filter(|number| *number <= MAX_DESCRIPTOR);
+    let taken = match small {
+        Some(small) => files.give_away(small).ok_or_else(|| io::ErrorKind::NotFound.into()),
+        // `Files` has none of these.
+        None => i32::try_from(number).map_err(io::Error::other).and_then(ringwall_sys::inherited::take),
+    };
     taken.map_err(|source| RunError::NoDescriptor { number, source })
 }
 

@@ -25,11 +25,11 @@ pub fn take(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Takes ownership of every open descriptor with a number from 3 to `last`, lowest first, and marks them close-on-exec. To be called at the
-/// start of the program, before it has opened anything itself and after [`take`] for those that are known.
+/// Takes ownership of every open descriptor with a number from 3 to `last`, lowest first, and marks them close-on-exec. To be called once, at
+/// the start of the program, before it has opened anything itself; [`take`] must not be called for these numbers then.
 ///
 /// # Errors
-/// What poll(2) says. A descriptor that can't be told to be open, because the limit of open files is below it, is left out.
+/// What poll(2) says: `EINVAL` to a process that may not have 64 open files.
 pub fn take_all(last: u16) -> io::Result<Vec<OwnedFd>> {
     /// Descriptors of one call: few, since poll(2) takes no more than the limit of open files.
     const AT_ONCE: usize = 64;

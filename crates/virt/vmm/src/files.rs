@@ -272,6 +272,11 @@ impl Files {
             .ok_or(OpenFileError::NotGiven { what, number })
     }
 
+    /// Gives a descriptor away, whatever it is; it can't be named any more.
+    pub fn give_away(&mut self, number: u16) -> Option<OwnedFd> {
+        self.given.remove(&number)
+    }
+
     fn given_file(&self, what: &'static str, number: u16, access: Access) -> Result<File, OpenFileError> {
         let unusable = |source| OpenFileError::Use { what, number, source };
         let mut file = File::from(self.duplicate(what, number)?);
