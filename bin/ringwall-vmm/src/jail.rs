@@ -226,6 +226,106 @@ mod tests {
         }
     }
 
+    /// Names what a child of the test does.
+    const CASE: &str = "RINGWALL_TEST_JAIL";
+
+    fn is_denied<T>(done: io::Result<T>) -> bool {
+        matches!(done, Err(error) if error.kind() == io::ErrorKind::PermissionDenied)
+    }
+
+    /// What a process can do: (open a file, run a program, use TCP, connect to an abstract socket of somebody else).
+    fn powers(abstract_name: &str) -> [bool; 4] {
+        use std::os::linux::net::SocketAddrExt as _;
+        use std::os::unix::net::{SocketAddr, UnixStream};
+        let address = SocketAddr::from_abstract_name(abstract_name).unwrap();
+        let here = move || {
+            [
+                !is_denied(std::fs::File::open("/etc/passwd")),
+                !is_denied(std::process::Command::new("/bin/true").status()),
+                !is_denied(std::net::TcpListener::bind("127.0.0.1:0")),
+                UnixStream::connect_addr(&address).is_ok(),
+            ]
+        };
+        let mine = here.clone()();
+        // Threads that start later are as confined.
+        assert_eq!(std::thread::spawn(here).join().unwrap(), mine);
+        mine
+    }
+
+    /// The body of the child: this same test, told by the environment what to do.
+    fn child(case: &str) {
+        let (case, name) = case.split_once(' ').unwrap();
+        let (inside, outside) = ([PathBuf::from("/etc")], [PathBuf::from("/proc")]);
+        let free = wishes(&[]);
+        let (wished, is_to_be_sealed, wanted) = match case {
+            "default" => (free, false, [true, false, false, false]),
+            "none" => (
+                Wishes {
+                    no_landlock: true,
+                    ..free
+                },
+                true,
+                [true; 4],
+            ),
+            "inside" => (wishes(&inside), false, [true, false, false, false]),
+            "outside" => (wishes(&outside), false, [false; 4]),
+            "no-paths" => (Wishes { no_paths: true, ..free }, false, [false; 4]),
+            "only-Landlock" => (
+                Wishes {
+                    no_paths: true,
+                    no_seccomp: true,
+                    ..free
+                },
+                false,
+                [false; 4],
+            ),
+            "no-api" => (Wishes { no_api: true, ..free }, false, [true; 4]),
+            "sealed" => (Wishes { no_api: true, ..free }, true, [false; 4]),
+            other => panic!("{other}"),
+        };
+        let jail = Jail::plan(wished).unwrap();
+        jail.close().unwrap();
+        if is_to_be_sealed {
+            jail.seal().unwrap();
+        }
+        assert_eq!(powers(name), wanted, "{case}");
+    }
+
+    #[test]
+    fn a_jail_denies_what_it_says() {
+        use std::os::linux::net::SocketAddrExt as _;
+        use std::os::unix::net::{SocketAddr, UnixListener};
+        if let Ok(case) = std::env::var(CASE) {
+            child(&case);
+            return;
+        }
+        if privilege::landlock_abi() < 6 {
+            println!("SKIPPED: this kernel's Landlock cuts no abstract sockets, or there is none");
+            return;
+        }
+        let name = format!("ringwall-test-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let _listener = UnixListener::bind_addr(&address).unwrap();
+        for case in [
+            "default",
+            "none",
+            "inside",
+            "outside",
+            "no-paths",
+            "only-Landlock",
+            "no-api",
+            "sealed",
+        ] {
+            let output = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "jail::tests::a_jail_denies_what_it_says", "--nocapture"])
+                .env(CASE, format!("{case} {name}"))
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(output.status.success() && said.contains("1 passed"), "{case}: {said}");
+        }
+    }
+
     #[test]
     fn directories_are_whole_paths_and_must_be_there() {
         let folder = tempfile::tempdir().unwrap();

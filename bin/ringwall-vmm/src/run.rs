@@ -335,7 +335,9 @@ fn inherited(files: &mut Files, number: u32) -> Result<OwnedFd, RunError> {
     let taken = match small {
         Some(small) => files.give_away(small).ok_or_else(|| io::ErrorKind::NotFound.into()),
         // `Files` has none of these.
-        None => i32::try_from(number).map_err(io::Error::other).and_then(ringwall_sys::inherited::take),
+        None => i32::try_from(number)
+            .map_err(io::Error::other)
+            .and_then(ringwall_sys::inherited::take),
     };
     taken.map_err(|source| RunError::NoDescriptor { number, source })
 }

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -90,7 +91,7 @@ impl Launch {
         command.arg(spec.to_string());
         let vmm = Vmm::spawn(command, &self.folder);
         eventually("the API", || {
-            self.folder.join("api").exists() && vmm.ask("GET", "/", None).0 == 200
+            UnixStream::connect(self.folder.join("api")).is_ok() && vmm.ask("GET", "/", None).0 == 200
         });
         vmm
     }
@@ -349,6 +350,67 @@ fn a_vm_runs_and_is_restored_in_an_empty_root_with_descriptors_only() {
     // Its memory is in that file; and it was given for reading.
     let text = refused(&vmm, "/snapshot/create", &both);
     assert!(text.contains("not open for reading and writing"), "{text}");
+}
+
+#[test]
+fn a_page_fault_handler_can_be_a_connection() {
+    let Some(binary) = binary() else { return };
+    if !is_root() {
+        println!("SKIPPED: only root may make a userfaultfd everywhere");
+        return;
+    }
+    let work = tempfile::tempdir().expect("a directory");
+    let folder = |name: &str| work.path().join(name);
+    let (state, memory) = (folder("state"), folder("memory"));
+    for path in [&state, &memory] {
+        File::create(path).expect("made");
+    }
+    let own = disk(work.path());
+    let given = |name: &str| {
+        Launch::new(folder(name), &["--no-paths"])
+            .file(KERNEL, guest(), "r")
+            .file(DISK, &own, "rw")
+            .file(STATE, &state, "rw")
+            .give(VSOCK, json!({"listen": folder(&format!("{name}.vsock"))}))
+    };
+    let mut vmm = given("first").file(MEMORY, &memory, "rw").start(&binary);
+    boot(&mut vmm);
+    let sum = vmm.tell(b's');
+    vmm.pause();
+    vmm.put(
+        "/snapshot/create",
+        &json!({"snapshot_path": fd(STATE), "mem_file_path": fd(MEMORY)}),
+    );
+    drop(vmm);
+
+    let socket = folder("faults");
+    let mut handler = Command::new("python3")
+        .arg("-B")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vmm_uffd/handler.py"))
+        .args([&socket, &memory])
+        .spawn()
+        .expect("python3 is needed for the handler");
+    // Its one connection is the VMM's, so nothing else may try.
+    eventually("the handler", || {
+        let sockets = fs::read_to_string("/proc/net/unix").expect("there");
+        let path = socket.to_str().expect("text");
+        // __SO_ACCEPTCON (net/unix/af_unix.c, unix_seq_show).
+        sockets
+            .lines()
+            .any(|line| line.ends_with(path) && line.contains(" 00010000 "))
+    });
+    let mut vmm = given("second").give(HANDLER, json!({"connect": socket})).start(&binary);
+    let load = json!({
+        "snapshot_path": fd(STATE),
+        "mem_backend": {"backend_type": "Uffd", "backend_path": fd(HANDLER)},
+        "resume_vm": true,
+    });
+    vmm.put("/snapshot/load", &load);
+    assert_eq!(vmm.tell(b's'), sum);
+    // The connection is the VMM's alone: it notices the handler's end.
+    handler.kill().expect("killed");
+    handler.wait().expect("ended");
+    assert_eq!(vmm.ended().code(), Some(5), "{}", vmm.log());
 }
 
 #[test]

@@ -38,6 +38,13 @@ def opened(what):
 spec = json.loads(sys.argv[1])
 # Out of the way of the numbers that are wanted.
 held = {int(number): fcntl.fcntl(opened(what), fcntl.F_DUPFD_CLOEXEC, 500) for number, what in spec["descriptors"].items()}
+# What the starter left open is not for the VMM.
+for number in map(int, os.listdir("/proc/self/fd")):
+    if number > 2 and number not in held.values():
+        try:
+            os.close(number)
+        except OSError:
+            pass  # the list's own
 for number, descriptor in held.items():
     os.dup2(descriptor, number, inheritable=True)
 if "root" in spec:
