@@ -42,6 +42,7 @@ impl From<Exit> for std::process::ExitCode {
     version = concat!(env!("CARGO_PKG_VERSION"), " (the API of Firecracker v1.13.0)"),
     about,
     max_term_width = 110,
+    group = clap::ArgGroup::new("is_prepared").args(["prepared", "prepared_for"]).multiple(true),
     after_help = "Exit codes: 0 the guest shut down; 2 bad arguments or configuration; 3 the guest panicked;\n\
                   4 the guest asked to be started again; 5 the page fault handler has gone; 125 this program failed."
 )]
@@ -49,7 +50,8 @@ pub struct Args {
     /// The Unix socket that clients connect to; nothing may be there yet.
     #[arg(long, value_name = "PATH", default_value = DEFAULT_API_SOCKET, conflicts_with_all = ["no_api", "api_fd"])]
     pub api_sock: PathBuf,
-    /// The number of an inherited descriptor: a listening Unix socket to use instead of --api-sock.
+    /// The number of an inherited descriptor: a listening Unix socket to use instead of --api-sock. Where a file is named, by a flag, in
+    /// the configuration or by a client, fd:N stands for an inherited descriptor too.
     #[arg(long, value_name = "FD", conflicts_with = "no_api", value_parser = clap::value_parser!(u32).range(3..=65_535))]
     pub api_fd: Option<u32>,
     /// Don't listen; --config-file says everything.
@@ -94,6 +96,18 @@ pub struct Args {
     /// Run without system call filters. For debugging.
     #[arg(long)]
     pub no_seccomp: bool,
+    /// The number of an inherited descriptor: /dev/kvm, already open.
+    #[arg(long, value_name = "FD", value_parser = clap::value_parser!(u32).range(3..=65_535))]
+    pub kvm_fd: Option<u32>,
+    /// Let this process open files below a directory only, and fail where the kernel can't see to it (Landlock). May be given more than once.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["no_paths", "no_landlock"])]
+    pub confine_to: Vec<PathBuf>,
+    /// Let this process open no file by its path: everything is an inherited descriptor, fd:N.
+    #[arg(long, conflicts_with = "no_landlock")]
+    pub no_paths: bool,
+    /// Run without Landlock. For debugging.
+    #[arg(long)]
+    pub no_landlock: bool,
     /// Refused: the filters are part of this program.
     #[arg(long, value_name = "FILE", value_parser = no_own_filter)]
     pub seccomp_filter: Option<PathBuf>,
@@ -103,9 +117,15 @@ pub struct Args {
     /// Exit at once if this host's KVM runs ordinary guests only by emulation.
     #[arg(long)]
     pub require_hardware: bool,
-    /// Make the machine's parts now, so that a snapshot is loaded faster.
+    /// Make the machine's parts now, so that a snapshot is loaded faster: of one of the default size, if --prepared-for names none.
     #[arg(long, conflicts_with = "config_file")]
     pub prepared: bool,
+    /// --prepared, for this snapshot: its vCPUs, memory and huge pages. Others can be loaded too, not faster.
+    #[arg(long, value_name = "STATE_FILE", conflicts_with = "config_file")]
+    pub prepared_for: Option<PathBuf>,
+    /// Prepare for a load with track_dirty_pages.
+    #[arg(long, requires = "is_prepared")]
+    pub prepared_track_dirty: bool,
     /// When the starter started this process, in microseconds of the wall clock.
     #[arg(long, value_name = "MICROSECONDS")]
     pub start_time_us: Option<u64>,
@@ -256,6 +276,10 @@ mod tests {
             Mode::DescribeSnapshot("/s".into())
         );
         assert!(args("--prepared --require-hardware").unwrap().prepared);
+        let pool = args("--prepared-for fd:4 --prepared-track-dirty --no-paths --kvm-fd 5").unwrap();
+        assert_eq!(pool.prepared_for, Some("fd:4".into()));
+        assert!(args("--prepared --prepared-track-dirty").is_ok());
+        assert_eq!(args("--confine-to /a --confine-to /b").unwrap().confine_to.len(), 2);
     }
 
     #[test]
@@ -271,6 +295,11 @@ mod tests {
             ("--api-fd 2", "3..=65535"),
             ("--http-api-max-payload-size 0", "1..="),
             ("--prepared --config-file /c", "--config-file"),
+            ("--prepared-for /s --config-file /c", "--config-file"),
+            ("--prepared-track-dirty", "--prepared"),
+            ("--no-paths --confine-to /d", "--confine-to"),
+            ("--no-paths --no-landlock", "--no-landlock"),
+            ("--kvm-fd 0", "3..=65535"),
             ("--start-time-us -1", "unexpected argument"),
             ("--other", "unexpected argument"),
             ("file", "unexpected argument"),

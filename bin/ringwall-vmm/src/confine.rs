@@ -69,6 +69,20 @@ pub fn restrict(thread: Thread) -> Result<(), ConfineError> {
     Ok(())
 }
 
+/// Has every call that names a path refused (`EACCES`), on the calling thread and those that it starts.
+///
+/// # Errors
+/// See [`ConfineError`].
+pub fn refuse_paths() -> Result<(), ConfineError> {
+    let calls = calls::PATHS.iter().chain(calls::OLD_PATHS);
+    let refused = filter(
+        calls.map(|&call| (call, Vec::new())).collect(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::EACCES.unsigned_abs()),
+    )?;
+    Ok(seccompiler::apply_filter(&refused)?)
+}
+
 fn filter(
     rules: BTreeMap<i64, Vec<SeccompRule>>,
     otherwise: SeccompAction,
@@ -103,6 +117,12 @@ fn rules(thread: Thread) -> Result<BTreeMap<i64, Vec<SeccompRule>>, ConfineError
         let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Qword, op, value)?;
         Ok(SeccompRule::new(vec![condition])?)
     };
+    if let Some(socket) = rules.get_mut(&libc::SYS_socket) {
+        // No other family is of use to a VMM: no TCP, no netlink, no packets.
+        let family = u64::from(libc::AF_UNIX.unsigned_abs());
+        let condition = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, family)?;
+        socket.push(SeccompRule::new(vec![condition])?);
+    }
     rules.insert(libc::SYS_clone, vec![masked(0, THREAD_FLAGS, THREAD_FLAGS)?]);
     // Nothing that is written becomes code.
     rules.insert(libc::SYS_mmap, vec![masked(2, PROT_EXEC, 0)?]);
@@ -175,6 +195,19 @@ mod tests {
             "none" => {}
             "uname" => drop(rustix::system::uname()),
             "fork" => drop(Command::new("/bin/true").spawn()),
+            "no-paths" => {
+                refuse_paths().unwrap();
+                let denied = Err(io::ErrorKind::PermissionDenied);
+                assert_eq!(
+                    std::fs::File::open("/dev/null").map(drop).map_err(|error| error.kind()),
+                    denied
+                );
+                let connected = std::os::unix::net::UnixStream::connect("/nowhere");
+                assert_eq!(connected.map(drop).map_err(|error| error.kind()), denied);
+                // What is open can still be asked about.
+                assert!(rustix::fs::fstat(io::stdin()).is_ok());
+            }
+            "tcp" => drop(std::net::TcpStream::connect("127.0.0.1:1")),
             "socket" => drop(std::os::unix::net::UnixStream::connect("/nowhere")),
             "open" => drop(std::fs::File::open("/dev/null")),
             "thread" => drop(std::thread::spawn(|| ()).join()),
@@ -200,6 +233,9 @@ mod tests {
             (Thread::Vmm, "fork", false),
             (Thread::Vmm, "open", true),
             (Thread::Vmm, "thread", true),
+            (Thread::Vmm, "socket", true),
+            (Thread::Vmm, "no-paths", true),
+            (Thread::Vmm, "tcp", false),
             (Thread::Vcpu, "none", true),
             (Thread::Vcpu, "uname", false),
             (Thread::Vcpu, "fork", false),

@@ -3,10 +3,9 @@
 use std::io::{self, Write};
 
 use ringwall_vmm::event_loop::{EventLoop, Key};
+use ringwall_vmm::files::{Access, Files, OpenFileError};
 use ringwall_vmm::machine::Machine;
 use ringwall_vmm_proto::Resources;
-
-use crate::append;
 
 /// Most bytes of input taken at once: more than the port's FIFO holds is given back to nobody.
 const INPUT_BYTES: usize = 64;
@@ -15,7 +14,7 @@ const INPUT_BYTES: usize = 64;
 ///
 /// # Errors
 /// What opening says.
-pub(crate) fn output(resources: &Resources) -> io::Result<Box<dyn Write + Send>> {
+pub(crate) fn output(resources: &Resources, files: &Files) -> Result<Box<dyn Write + Send>, OpenFileError> {
     let path = resources
         .serial
         .as_ref()
@@ -23,8 +22,7 @@ pub(crate) fn output(resources: &Resources) -> io::Result<Box<dyn Write + Send>>
     let Some(path) = path else {
         return Ok(Box::new(io::stdout()));
     };
-    // A FIFO without reader must not stop the VMM, and one that is full not the guest.
-    Ok(Box::new(append::open(path.as_path(), false)?))
+    Ok(Box::new(files.open("serial output", path, Access::Output)?))
 }
 
 /// Begins to read standard input, unless it is something that can't be waited on (a file, or nothing).

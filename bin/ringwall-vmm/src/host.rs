@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
 use std::time::Instant;
 
 use kvm_ioctls::Kvm;
 use ringwall_arch::{Fingerprint, native};
 use ringwall_devices::system_control::SystemEvent;
 use ringwall_vmm::event_loop::{EventLoop, Key};
+use ringwall_vmm::files::{Access, Files};
 use ringwall_vmm::machine::{BootFiles, Machine, MachineEvent, Planned, SavedMemory, Surroundings};
 use ringwall_vmm::memory::MemoryOptions;
 use ringwall_vmm::plan;
@@ -19,10 +19,11 @@ use ringwall_vmm::snapshot::uffd::Connection;
 use ringwall_vmm::snapshot::{state_file, store};
 use ringwall_vmm::vcpu::VcpuEvent;
 use ringwall_vmm_proto::{
-    Action, Answer, Architecture, Command, ConfigFile, Controller, Decision, Fault, FullConfig, HugePages,
-    LoadSnapshot, MemoryBackend, Resources, SnapshotKind,
+    Action, Answer, Architecture, Command, ConfigFile, Controller, Decision, Fault, FullConfig, HostPath, HugePages,
+    LoadSnapshot, MemoryBackend, Metrics, Place, Resources, SnapshotKind, SocketPath,
 };
 
+use crate::jail::Jail;
 use crate::{changes, console, logging, metrics};
 
 /// How a VM ended.
@@ -40,6 +41,20 @@ pub(crate) enum End {
     Failed(String),
 }
 
+/// What a VMM is made of.
+#[derive(Debug)]
+pub(crate) struct HostParts {
+    pub(crate) kvm: Kvm,
+    pub(crate) controller: Controller,
+    pub(crate) files: Files,
+    pub(crate) jail: Jail,
+    /// `/proc/self/pagemap`.
+    pub(crate) pagemap: Option<File>,
+    /// Confines a vCPU's thread.
+    pub(crate) on_vcpu_start: fn(),
+    pub(crate) begun: Option<Instant>,
+}
+
 /// The VMM.
 #[derive(Debug)]
 pub(crate) struct Host {
@@ -49,6 +64,12 @@ pub(crate) struct Host {
     machine: Option<Machine>,
     /// Made before it was known what for.
     prepared: Option<Shell>,
+    /// The host's files, as far as this VMM gets.
+    files: Files,
+    /// What is closed when the machine is made.
+    jail: Jail,
+    /// Opened while it could be; none without /proc.
+    pagemap: Option<File>,
     /// Run first on each vCPU's thread.
     on_vcpu_start: fn(),
     /// Where counters go.
@@ -60,24 +81,36 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// A VMM without a machine; `on_vcpu_start` confines a vCPU's thread.
-    pub(crate) fn new(
-        kvm: Kvm,
-        controller: Controller,
-        on_vcpu_start: fn(),
-        begun: Option<Instant>,
-    ) -> io::Result<Self> {
+    /// A VMM without a machine.
+    pub(crate) fn new(parts: HostParts) -> io::Result<Self> {
         Ok(Self {
-            kvm,
+            kvm: parts.kvm,
             events: EventLoop::new()?,
-            controller,
+            controller: parts.controller,
             machine: None,
             prepared: None,
-            on_vcpu_start,
+            files: parts.files,
+            jail: parts.jail,
+            pagemap: parts.pagemap,
+            on_vcpu_start: parts.on_vcpu_start,
             metrics: None,
             fingerprint: None,
-            begun,
+            begun: parts.begun,
         })
+    }
+
+    /// Does what `PUT /metrics` does, with a file that is open already.
+    pub(crate) fn count_to(&mut self, wanted: Metrics, file: File) -> Result<(), Fault> {
+        if let Decision::Perform(command) = self.controller.decide(Action::SetMetrics(wanted))? {
+            self.metrics = Some(file);
+            self.controller.settle(&command);
+        }
+        Ok(())
+    }
+
+    /// The host's files.
+    pub(crate) const fn files(&self) -> &Files {
+        &self.files
     }
 
     /// What it waits with.
@@ -85,8 +118,17 @@ impl Host {
         &self.events
     }
 
-    /// Makes a VM of this kind now, to be used by the first start or load that wants such a one.
-    pub(crate) fn prepare(&mut self, options: ShellOptions) -> Result<(), Fault> {
+    /// Makes a VM now, to be used by the first start or load that wants such a one: of a snapshot's kind, or the default's.
+    pub(crate) fn prepare(&mut self, like: Option<&HostPath>, track_dirty: bool) -> Result<(), Fault> {
+        let mut options = match like {
+            None => options_of(&Resources::new(Architecture::NATIVE)),
+            Some(path) => {
+                // A load asks for it, which can take a VM of its own.
+                self.fingerprint()?;
+                options_of(&resources_of(&self.document(path)?)?)
+            }
+        };
+        options.memory.track_dirty = track_dirty;
         self.prepared = Some(Shell::prepare(&self.kvm, options).map_err(|error| fault(&error))?);
         Ok(())
     }
@@ -142,10 +184,9 @@ impl Host {
                 let document = machine
                     .save(configuration, fingerprint)
                     .map_err(|error| fault(&error))?;
-                let (state, memory) = (create.snapshot_path.as_path(), create.mem_file_path.as_path());
                 let written = match create.kind {
-                    SnapshotKind::Full => store::write_full(machine, &document, state, memory),
-                    SnapshotKind::Diff => store::write_difference(machine, &document, state, memory),
+                    SnapshotKind::Full => store::write_full(machine, &document, create, &self.files),
+                    SnapshotKind::Diff => store::write_difference(machine, &document, create, &self.files),
                 };
                 let written = written.map_err(|error| fault(&error))?;
                 tracing::info!(bytes = written.bytes, "a snapshot was written");
@@ -159,7 +200,8 @@ impl Host {
                 let drives = &self.controller.resources().drives;
                 let known = drives.iter().find(|drive| drive.drive_id == update.drive_id).cloned();
                 let known = known.ok_or_else(no_machine)?;
-                changes::drive(self.machine()?, &known, update).map_err(|error| fault(&error))?;
+                let machine = self.machine.as_ref().ok_or_else(no_machine)?;
+                changes::drive(machine, &known, update, &self.files).map_err(|error| fault(&error))?;
             }
             Command::UpdateBalloon(update) => {
                 changes::balloon(self.machine()?, *update).map_err(|error| fault(&error))?;
@@ -175,14 +217,14 @@ impl Host {
             }
             Command::SetLogger(logger) => {
                 if let Some(path) = &logger.log_path {
-                    logging::to_file(path.as_path()).map_err(|error| fault(&error))?;
+                    logging::to_file(self.open("log", path, Access::Record)?);
                 }
                 if let Some(level) = logger.level {
                     logging::set_level(level);
                 }
             }
             Command::SetMetrics(wanted) => {
-                self.metrics = Some(metrics::open(wanted.metrics_path.as_path()).map_err(|error| fault(&error))?);
+                self.metrics = Some(self.open("metrics file", &wanted.metrics_path, Access::Record)?);
             }
             Command::FlushMetrics => {
                 // Without a file nothing is kept, and nothing is left to be written.
@@ -208,9 +250,19 @@ impl Host {
 
     /// The VM that was prepared if it fits, else a new one.
     fn shell(&mut self, options: ShellOptions) -> Result<Shell, Fault> {
-        let shell = match self.prepared.take().filter(|shell| shell.options == options) {
-            Some(shell) => shell,
-            None => Shell::prepare(&self.kvm, options).map_err(|error| fault(&error))?,
+        let shell = match self.prepared.take() {
+            Some(shell) if shell.options == options => shell,
+            other => {
+                if let Some(prepared) = other {
+                    let (prepared, wanted) = (&prepared.options, &options);
+                    tracing::warn!(
+                        ?prepared,
+                        ?wanted,
+                        "the VM that was prepared is of another kind, so one is made now"
+                    );
+                }
+                Shell::prepare(&self.kvm, options).map_err(|error| fault(&error))?
+            }
         };
         for warning in &shell.warnings {
             tracing::warn!("{warning}");
@@ -219,12 +271,30 @@ impl Host {
     }
 
     fn around(&self) -> Result<Surroundings, Fault> {
-        let output = console::output(self.controller.resources()).map_err(|error| fault(&error))?;
+        let output = console::output(self.controller.resources(), &self.files).map_err(|error| fault(&error))?;
+        let pagemap = self.pagemap.as_ref().map(File::try_clone).transpose();
         Ok(Surroundings {
             console: output,
             on_vcpu_start: self.on_vcpu_start,
-            pagemap: File::open("/proc/self/pagemap").map_err(|error| fault(&error))?,
+            pagemap: pagemap.map_err(|error| fault(&error))?,
         })
+    }
+
+    fn open(&self, what: &'static str, path: &HostPath, access: Access) -> Result<File, Fault> {
+        self.files.open(what, path, access).map_err(|error| fault(&error))
+    }
+
+    /// A snapshot's state.
+    fn document(&self, path: &HostPath) -> Result<Document, Fault> {
+        let state = self.open("state file", path, Access::Read)?;
+        state_file::decode(state).map_err(|error| fault(&error))
+    }
+
+    /// Everything that takes a capability (a tap, a disk) is open now, and without an API everything is. vCPUs' threads are started after
+    /// this and have no more than this one.
+    fn close(&self) -> Result<(), Fault> {
+        crate::confine::drop_capabilities().map_err(|error| fault(&error))?;
+        self.jail.seal().map_err(|error| fault(&error))
     }
 
     fn start(&mut self) -> Result<(), Fault> {
@@ -233,14 +303,13 @@ impl Host {
             return Err(Fault::bad_request(&"there is no kernel to boot"));
         };
         let shell = self.shell(options_of(&resources))?;
-        let open = |what: &str, path: &Path| plan::open(what, path, false).map_err(|error| fault(&error));
         let command_line = command_line(&resources, boot.command_line());
         let mut seed = [0; 64];
         rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty()).map_err(|error| fault(&error))?;
         let files = BootFiles {
-            kernel: open("kernel", boot.kernel.as_path())?,
+            kernel: self.open("kernel", &boot.kernel, Access::Read)?,
             initrd: match &boot.initrd {
-                Some(path) => Some(open("initrd", path.as_path())?),
+                Some(path) => Some(self.open("initrd", path, Access::Read)?),
                 None => None,
             },
             command_line: &command_line,
@@ -248,18 +317,17 @@ impl Host {
         };
         let planned = self.planned(&resources)?;
         let around = self.around()?;
-        drop_capabilities()?;
+        self.close()?;
         let machine = Machine::boot(shell, planned, files, &self.events, around).map_err(|error| fault(&error))?;
         self.run(machine, true)
     }
 
     fn planned(&self, resources: &Resources) -> Result<Vec<Planned>, Fault> {
-        plan::devices(resources).map_err(|error| fault(&error))
+        plan::devices(resources, &self.files).map_err(|error| fault(&error))
     }
 
     fn load(&mut self, load: &LoadSnapshot) -> Result<(), Fault> {
-        let state = plan::open("state file", load.snapshot_path.as_path(), false).map_err(|error| fault(&error))?;
-        let mut document: Document = state_file::decode(state).map_err(|error| fault(&error))?;
+        let mut document = self.document(&load.snapshot_path)?;
         let here = self.fingerprint()?;
         if let Err(reasons) = here.fits(&document.fingerprint) {
             return Err(Fault::bad_request(&format_args!(
@@ -277,13 +345,10 @@ impl Host {
         }
         resources.apply_load(load).map_err(|error| fault(&error))?;
         let memory = match &load.memory {
-            MemoryBackend::File(path) => {
-                SavedMemory::File(plan::open("memory file", path.as_path(), false).map_err(|error| fault(&error))?)
+            MemoryBackend::File(path) => SavedMemory::File(self.open("memory file", path, Access::Read)?),
+            MemoryBackend::Uffd(path) => {
+                SavedMemory::Handler(self.handler(path)?, Box::new(|lost| tracing::error!("{lost}")))
             }
-            MemoryBackend::Uffd(path) => SavedMemory::Handler(
-                Connection::open(path.as_path()).map_err(|error| fault(&error))?,
-                Box::new(|lost| tracing::error!("{lost}")),
-            ),
         };
         document.options.memory.track_dirty = load.track_dirty_pages;
         let shell = self.shell(document.options)?;
@@ -294,11 +359,27 @@ impl Host {
         } else {
             GuestClocks::GoOn
         };
-        drop_capabilities()?;
+        self.close()?;
         let machine = Machine::restore(shell, planned, document, memory, clocks, &self.events, around)
             .map_err(|error| fault(&error))?;
         *self.controller.resources_mut() = resources;
         self.run(machine, load.resume_vm)
+    }
+
+    /// A connection to a page fault handler.
+    fn handler(&mut self, at: &SocketPath) -> Result<Connection, Fault> {
+        let what = "page fault handler";
+        let connected = match at.place() {
+            Place::Path(path) => {
+                self.files.reach_socket(what, path).map_err(|error| fault(&error))?;
+                Connection::open(path)
+            }
+            Place::Descriptor(number) => {
+                let socket = self.files.take_connection(what, number);
+                Connection::over(socket.map_err(|error| fault(&error))?.into())
+            }
+        };
+        connected.map_err(|error| fault(&error))
     }
 
     fn run(&mut self, mut machine: Machine, is_to_run: bool) -> Result<(), Fault> {
@@ -309,11 +390,6 @@ impl Host {
         self.machine = Some(machine);
         Ok(())
     }
-}
-
-/// Everything that takes a capability (a tap, a disk) is open now. vCPUs' threads are started after this and have none either.
-fn drop_capabilities() -> Result<(), Fault> {
-    crate::confine::drop_capabilities().map_err(|error| fault(&error))
 }
 
 fn no_machine() -> Fault {
@@ -333,7 +409,7 @@ fn fault(error: &dyn std::error::Error) -> Fault {
 }
 
 /// What kind of VM a configuration asks for.
-pub(crate) fn options_of(resources: &Resources) -> ShellOptions {
+fn options_of(resources: &Resources) -> ShellOptions {
     let machine = &resources.machine;
     ShellOptions {
         vcpus: machine.vcpu_count().get(),

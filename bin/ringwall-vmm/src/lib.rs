@@ -2,12 +2,12 @@
 #![cfg_attr(not(test), warn(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
 pub mod api;
-mod append;
 pub mod args;
 mod changes;
 pub mod confine;
 mod console;
 mod host;
+pub mod jail;
 mod logging;
 mod metrics;
 pub mod run;

@@ -2,15 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use ringwall_vmm_proto::Level;
 use tracing::Metadata;
 use tracing_subscriber::fmt::MakeWriter;
-
-use crate::append;
 
 /// Where lines go; standard error without.
 static FILE: Mutex<Option<File>> = Mutex::new(None);
@@ -80,13 +77,8 @@ pub(crate) fn begin(level: Option<Level>, show_level: bool, show_origin: bool) {
 }
 
 /// Logs to a file from now on.
-///
-/// # Errors
-/// What opening says.
-pub(crate) fn to_file(path: &Path) -> io::Result<()> {
-    let file = append::open(path, true)?;
+pub(crate) fn to_file(file: File) {
     *FILE.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
-    Ok(())
 }
 
 /// Changes what is logged.

@@ -2,22 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ringwall_vmm::machine::Machine;
 use serde_json::{Map, Value, json};
-
-use crate::append;
-
-/// Opens where counters go. A full named pipe is an error, not a VMM that waits.
-///
-/// # Errors
-/// What opening says.
-pub(crate) fn open(path: &Path) -> io::Result<File> {
-    append::open(path, true)
-}
 
 /// Writes the counters of a machine.
 ///

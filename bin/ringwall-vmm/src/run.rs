@@ -3,17 +3,18 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Write};
-use std::os::fd::{FromRawFd as _, OwnedFd};
-use std::path::Path;
+use std::os::fd::{FromRawFd as _, IntoRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use kvm_ioctls::Kvm;
 use ringwall_vmm::event_loop::{Key, borrowed};
+use ringwall_vmm::files::{Access, Files, OpenFileError};
 use ringwall_vmm::snapshot::document::Document;
 use ringwall_vmm::snapshot::{memory_file, state_file};
 use ringwall_vmm_proto::{
-    Action, Architecture, ConfigFile, ConfigFileError, Controller, Fault, HostPath, Method, Metrics, Resources,
+    Action, Architecture, ConfigFile, ConfigFileError, Controller, Fault, HostPath, MAX_DESCRIPTOR, Method, Metrics,
 };
 use thiserror::Error;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -24,7 +25,8 @@ use crate::api::{
 };
 use crate::args::{self, Api, Args, Exit, Mode};
 use crate::confine::{self, ConfineError, Thread};
-use crate::host::{End, Host, options_of};
+use crate::host::{End, Host, HostParts};
+use crate::jail::{self, Jail, JailError, Wishes};
 use crate::logging;
 
 /// Why there is no VM, or no more.
@@ -49,8 +51,16 @@ enum RunError {
     Listen(#[from] ListenError),
     #[error(transparent)]
     Server(#[from] StartServerError),
-    #[error("there is no descriptor {0}")]
-    NoDescriptor(u32),
+    #[error("there is no descriptor {number}")]
+    NoDescriptor { number: u32, source: io::Error },
+    #[error("the descriptors that were given can't be looked at")]
+    Inherit(#[source] io::Error),
+    #[error("descriptor {0} is not /dev/kvm")]
+    NotKvm(u32),
+    #[error(transparent)]
+    File(#[from] OpenFileError),
+    #[error(transparent)]
+    Jail(#[from] JailError),
     #[error(transparent)]
     Need(#[from] UnmetNeedError),
     #[error("the VMM can't wait for events")]
@@ -65,7 +75,7 @@ impl RunError {
     const fn exit(&self) -> Exit {
         match self {
             Self::ConfigFile(_) | Self::Refused(_) | Self::Need(_) => Exit::BadUsage,
-            Self::NoDescriptor(_) => Exit::BadUsage,
+            Self::NoDescriptor { .. } | Self::NotKvm(_) | Self::Jail(JailError::Folder { .. }) => Exit::BadUsage,
             _ => Exit::Failure,
         }
     }
@@ -151,13 +161,30 @@ struct Clients {
 }
 
 fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
-    log(args)?;
+    // Before anything is opened: what is open now is what was given.
+    let mut files = Files::inherit().map_err(RunError::Inherit)?;
+    let listening = match api {
+        Api::Descriptor(number) => Some(Listener::from_fd(inherited(&mut files, *number)?)?),
+        Api::None | Api::Path(_) => None,
+    };
+    let kvm_fd = match args.kvm_fd {
+        Some(number) => Some((number, inherited(&mut files, number)?)),
+        None => None,
+    };
+    log(args, &files)?;
     confine::no_core_dumps()?;
-    // Before anything that takes time: clients wait for the socket.
-    let clients = match api {
-        Api::None => None,
-        Api::Path(path) => Some(serve(args, Listener::bind(path)?)?),
-        Api::Descriptor(number) => Some(serve(args, Listener::from_fd(inherited(*number)?)?)?),
+    jail::limit()?;
+    let jail = Jail::plan(Wishes {
+        confine_to: &args.confine_to,
+        no_paths: args.no_paths,
+        no_landlock: args.no_landlock,
+        no_seccomp: args.no_seccomp,
+        no_api: args.no_api,
+    })?;
+    // Clients wait for the socket; they are answered a moment later.
+    let listener = match api {
+        Api::Path(path) => Some(Listener::bind(path)?),
+        Api::None | Api::Descriptor(_) => listening,
     };
     let socket = SocketFile(match api {
         Api::Path(path) => Some(path),
@@ -171,10 +198,15 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
             "this host's KVM has neither VMX nor SVM below it (PVM?): an ordinary guest's kernel is emulated, thousands of times too slowly"
         );
     }
-    let kvm = Kvm::new().map_err(|source| RunError::Kvm {
-        hint: kvm_hint(source.errno()),
-        source,
-    })?;
+    let kvm = open_kvm(kvm_fd)?;
+    let given = GivenFiles::open(args, &files)?;
+    // All that this program opens by itself is open, and there is no other thread yet.
+    files.reach = jail.reach();
+    jail.close()?;
+    let clients = match listener {
+        Some(listener) => Some(serve(args, listener)?),
+        None => None,
+    };
     let controller = Controller::new(
         Architecture::NATIVE,
         args.id.clone(),
@@ -188,36 +220,31 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
         confine::restrict(Thread::Vmm)?;
         confine::vcpu_thread
     };
-    let begun = args.boot_timer.then(Instant::now);
-    let mut host = Host::new(kvm, controller, on_vcpu_start, begun).map_err(RunError::Wait)?;
-    if let Some(path) = &args.metadata {
-        let text = read(path)?;
-        let value = serde_json::from_slice(&text).map_err(|error| RunError::Refused(error.to_string()))?;
+    let mut host = Host::new(HostParts {
+        kvm,
+        controller,
+        files,
+        jail,
+        pagemap: given.pagemap,
+        on_vcpu_start,
+        begun: args.boot_timer.then(Instant::now),
+    })
+    .map_err(RunError::Wait)?;
+    if let Some(text) = &given.metadata {
+        let value = serde_json::from_slice(text).map_err(|error| RunError::Refused(error.to_string()))?;
         host.act(Action::PutMmds(value)).map_err(|fault| refused(&fault))?;
     }
-    if let Some(path) = &args.metrics_path {
-        let metrics_path = HostPath::new("--metrics-path", path.display().to_string())
-            .map_err(|error| RunError::Refused(error.to_string()))?;
-        host.act(Action::SetMetrics(Metrics { metrics_path }))
+    if let Some((wanted, file)) = given.metrics {
+        host.count_to(wanted, file).map_err(|fault| refused(&fault))?;
+    }
+    if let Some(text) = &given.configuration {
+        configure(&mut host, text)?;
+    }
+    if args.prepared || args.prepared_for.is_some() {
+        let like = args.prepared_for.as_deref();
+        let like = like.map(|path| named("--prepared-for", path)).transpose()?;
+        host.prepare(like.as_ref(), args.prepared_track_dirty)
             .map_err(|fault| refused(&fault))?;
-    }
-    if let Some(path) = &args.config_file {
-        let file = ConfigFile::parse(&read(path)?)?;
-        if let Some(template) = &file.cpu_config {
-            let body = read(template.as_path())?;
-            let request = ringwall_vmm_proto::parse(Method::Put, "/cpu-config", &body);
-            let request = request.map_err(|error| RunError::Refused(error.to_string()))?;
-            host.act(request.action).map_err(|fault| refused(&fault))?;
-        }
-        for action in file.actions {
-            check_needs(&action)?;
-            host.act(action).map_err(|fault| refused(&fault))?;
-        }
-        host.act(Action::Start).map_err(|fault| refused(&fault))?;
-    }
-    if args.prepared {
-        let options = options_of(&Resources::new(Architecture::NATIVE));
-        host.prepare(options).map_err(|fault| refused(&fault))?;
     }
     if let Some(clients) = &clients {
         host.events()
@@ -241,7 +268,7 @@ fn attend(host: &mut Host, clients: Option<&Clients>) -> Result<End, RunError> {
         let _empty = clients.wake.read();
         for request in clients.requests.try_iter() {
             let (action, reply) = request.into_parts();
-            let met = check_needs(&action).map_err(Fault::from);
+            let met = check_needs(&action, host.files()).map_err(Fault::from);
             reply(met.and_then(|()| host.act(action)));
         }
     }
@@ -302,26 +329,95 @@ fn serve(args: &Args, listener: Listener) -> Result<Clients, RunError> {
     })
 }
 
-#[expect(unsafe_code, reason = "an inherited descriptor is known by its number only")]
-fn inherited(number: u32) -> Result<OwnedFd, RunError> {
-    let path = format!("/proc/self/fd/{number}");
-    if fs::symlink_metadata(path).is_err() {
-        return Err(RunError::NoDescriptor(number));
+/// An inherited descriptor that a flag names. Clients can't name it any more.
+fn inherited(files: &mut Files, number: u32) -> Result<OwnedFd, RunError> {
+    let small = u16::try_from(number).ok().filter(|number| *number <= MAX_DESCRIPTOR);
+    let taken = match small {
+        Some(small) => files.give_away(small).ok_or_else(|| io::ErrorKind::NotFound.into()),
+        // `Files` has none of these.
+        None => i32::try_from(number)
+            .map_err(io::Error::other)
+            .and_then(ringwall_sys::inherited::take),
+    };
+    taken.map_err(|source| RunError::NoDescriptor { number, source })
+}
+
+/// `/dev/kvm`, opened or given.
+#[expect(unsafe_code, reason = "kvm-ioctls takes a descriptor by its number only")]
+fn open_kvm(given: Option<(u32, OwnedFd)>) -> Result<Kvm, RunError> {
+    let Some((number, descriptor)) = given else {
+        return Kvm::new().map_err(|source| RunError::Kvm {
+            hint: kvm_hint(source.errno()),
+            source,
+        });
+    };
+    // SAFETY: the descriptor is open and given away; that it is KVM's is asked next, by a call that is an error of any other.
+    let kvm = unsafe { Kvm::from_raw_fd(descriptor.into_raw_fd()) };
+    if kvm.get_api_version() == KVM_API_VERSION {
+        Ok(kvm)
+    } else {
+        Err(RunError::NotKvm(number))
     }
-    let number = i32::try_from(number).map_err(|_| RunError::NoDescriptor(number))?;
-    // SAFETY: it is open, from 3 up, and whoever started this process says by the flag that it is ours; nothing here has opened any yet.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// The one version that there is (Documentation/virt/kvm/api.rst, KVM_GET_API_VERSION).
+const KVM_API_VERSION: i32 = 12;
+
+/// What the command line names, opened before the process is confined.
+#[derive(Debug)]
+struct GivenFiles {
+    /// For snapshots; there is none without /proc.
+    pagemap: Option<File>,
+    metadata: Option<Vec<u8>>,
+    configuration: Option<Vec<u8>>,
+    metrics: Option<(Metrics, File)>,
+}
+
+impl GivenFiles {
+    fn open(args: &Args, files: &Files) -> Result<Self, RunError> {
+        let read = |flag, path: &Option<PathBuf>| -> Result<_, RunError> {
+            let Some(path) = path else { return Ok(None) };
+            Ok(Some(files.read(flag, &named(flag, path)?)?))
+        };
+        let metrics = args.metrics_path.as_deref();
+        let metrics = metrics.map(|path| -> Result<_, RunError> {
+            let metrics_path = named("--metrics-path", path)?;
+            let file = files.open("metrics file", &metrics_path, Access::Record)?;
+            Ok((Metrics { metrics_path }, file))
+        });
+        Ok(Self {
+            pagemap: File::open("/proc/self/pagemap").ok(),
+            metadata: read("--metadata", &args.metadata)?,
+            configuration: read("--config-file", &args.config_file)?,
+            metrics: metrics.transpose()?,
+        })
+    }
+}
+
+/// Does what a configuration file says, and starts the machine.
+fn configure(host: &mut Host, text: &[u8]) -> Result<(), RunError> {
+    let file = ConfigFile::parse(text)?;
+    if let Some(template) = &file.cpu_config {
+        let body = host.files().read("CPU template", template)?;
+        let request = ringwall_vmm_proto::parse(Method::Put, "/cpu-config", &body);
+        let request = request.map_err(|error| RunError::Refused(error.to_string()))?;
+        host.act(request.action).map_err(|fault| refused(&fault))?;
+    }
+    for action in file.actions {
+        check_needs(&action, host.files())?;
+        host.act(action).map_err(|fault| refused(&fault))?;
+    }
+    host.act(Action::Start).map_err(|fault| refused(&fault))?;
+    Ok(())
+}
+
+/// A path of the command line, or a descriptor.
+fn named(flag: &'static str, path: &Path) -> Result<HostPath, RunError> {
+    HostPath::new(flag, path.display().to_string()).map_err(|error| RunError::Refused(error.to_string()))
 }
 
 fn refused(fault: &Fault) -> RunError {
     RunError::Refused(fault.message().to_owned())
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, RunError> {
-    fs::read(path).map_err(|source| RunError::Read {
-        path: path.display().to_string(),
-        source,
-    })
 }
 
 const fn kvm_hint(errno: i32) -> &'static str {
@@ -351,13 +447,10 @@ fn is_emulated() -> bool {
 /// Lines of /proc/cpuinfo before which the flags come (arch/x86/kernel/cpu/proc.c has them as the 19th).
 const CPUINFO_LINES: usize = 64;
 
-fn log(args: &Args) -> Result<(), RunError> {
+fn log(args: &Args, files: &Files) -> Result<(), RunError> {
     logging::begin(args.level, args.show_level, args.show_log_origin);
-    match &args.log_path {
-        None => Ok(()),
-        Some(path) => logging::to_file(path).map_err(|source| RunError::Read {
-            path: path.display().to_string(),
-            source,
-        }),
+    if let Some(path) = &args.log_path {
+        logging::to_file(files.open("log", &named("--log-path", path)?, Access::Record)?);
     }
+    Ok(())
 }

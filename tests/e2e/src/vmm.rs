@@ -82,25 +82,30 @@ impl Vmm {
     /// Starts one with its socket, log and console in `folder`.
     #[must_use]
     pub fn start(binary: &Path, folder: &Path, flags: &[&str]) -> Self {
+        let mut command = Command::new(binary);
+        command.arg("--api-sock").arg(folder.join("api")).args(flags);
+        let vmm = Vmm::spawn(command, folder);
+        eventually("the socket", || UnixStream::connect(folder.join("api")).is_ok());
+        vmm
+    }
+
+    /// Starts one by a command, its log and console in `folder`.
+    #[must_use]
+    pub fn spawn(mut command: Command, folder: &Path) -> Self {
         fs::create_dir_all(folder).expect("made");
         let console = File::create(folder.join("console")).expect("made");
         let log = File::create(folder.join("log")).expect("made");
-        let child = Command::new(binary)
-            .arg("--api-sock")
-            .arg(folder.join("api"))
-            .args(flags)
+        let child = command
             .stdin(Stdio::piped())
             .stdout(console)
             .stderr(log)
             .spawn()
             .expect("ringwall-vmm starts");
-        let vmm = Vmm {
+        Vmm {
             child,
             folder: folder.to_owned(),
             seen: 0,
-        };
-        eventually("the socket", || UnixStream::connect(folder.join("api")).is_ok());
-        vmm
+        }
     }
 
     /// Boots the guest with a disk, entropy, vsock and a balloon.

@@ -1,12 +1,13 @@
 //! Whether what an action names is on the host, looked up when it is asked for and not only when the machine starts: Firecracker opens files at
-//! once, and clients rely on the early 400. Not for a jailed VMM that was given descriptors and has no paths.
+//! once, and clients rely on the early 400.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use ringwall_vmm_proto::{Action, Fault, Need};
+use ringwall_vmm::files::{Access, Files, OpenFileError};
+use ringwall_vmm_proto::{Action, Fault, HostPath, Need, Place};
 use rustix::fs::OFlags;
 
 /// What isn't as the action needs it.
@@ -20,6 +21,9 @@ pub enum UnmetNeedError {
         /// Why not.
         cause: io::Error,
     },
+    /// A descriptor that is not what it should be, or a path that this VMM may not open.
+    #[error(transparent)]
+    Given(#[from] OpenFileError),
     /// There is something else.
     #[error("{path} is neither a file nor a block device")]
     NotFile {
@@ -38,21 +42,33 @@ impl From<UnmetNeedError> for Fault {
 ///
 /// # Errors
 /// What is missing first.
-pub fn check_needs(action: &Action) -> Result<(), UnmetNeedError> {
+pub fn check_needs(action: &Action, files: &Files) -> Result<(), UnmetNeedError> {
     for need in action.needs() {
         match need {
-            Need::ReadableFile(path) => check_file(path.as_path(), false)?,
-            Need::WritableFile(path) => check_file(path.as_path(), true)?,
+            Need::ReadableFile(path) => check_file(path, false, files)?,
+            Need::WritableFile(path) => check_file(path, true, files)?,
             Need::Tap(_) => {}
         }
     }
     Ok(())
 }
 
-fn check_file(path: &Path, is_written: bool) -> Result<(), UnmetNeedError> {
-    let failed = |cause| UnmetNeedError::Open {
-        path: path.to_owned(),
-        cause,
+fn check_file(path: &HostPath, is_written: bool, files: &Files) -> Result<(), UnmetNeedError> {
+    let path: &Path = match path.place() {
+        Place::Path(path) => path,
+        Place::Descriptor(_) => {
+            let access = if is_written { Access::ReadWrite } else { Access::Read };
+            files.open("file", path, access)?;
+            return Ok(());
+        }
+    };
+    files.reach("file", path)?;
+    let failed = |cause| match files.failed("file", path, cause) {
+        OpenFileError::Open { source: cause, .. } => UnmetNeedError::Open {
+            path: path.to_owned(),
+            cause,
+        },
+        outside => outside.into(),
     };
     // Without waiting: a named pipe would hold us up until somebody writes to it.
     let flags = i32::try_from((OFlags::NONBLOCK | OFlags::NOCTTY).bits()).unwrap_or_default();

@@ -84,6 +84,10 @@ pub(super) const VMM: &[i64] = &[
     c::SYS_capset,
     c::SYS_ftruncate,
     c::SYS_getsockname,
+    // A machine without an API is closed when all of its files are open.
+    c::SYS_landlock_add_rule,
+    c::SYS_landlock_create_ruleset,
+    c::SYS_landlock_restrict_self,
     c::SYS_listen,
     c::SYS_mkdirat,
     c::SYS_newfstatat,
@@ -112,10 +116,24 @@ pub(super) const API: &[i64] = &[
     c::SYS_statx,
 ];
 
+/// What names paths, or makes what is connected to one by name. What only looks whether something is there is left: asking about an open file
+/// is the same call.
+pub(super) const PATHS: &[i64] = &[
+    c::SYS_bind,
+    c::SYS_connect,
+    c::SYS_mkdirat,
+    c::SYS_openat,
+    c::SYS_readlinkat,
+    c::SYS_renameat,
+    c::SYS_renameat2,
+    c::SYS_socket,
+    c::SYS_unlinkat,
+];
+
 /// What x86_64 has beside [`EVERYWHERE`].
 #[cfg(target_arch = "x86_64")]
 pub(super) const OLD: &[i64] = &[c::SYS_epoll_wait, c::SYS_poll, c::SYS_time];
-/// What x86_64 has beside [`VMM`] and [`API`]: paths.
+/// What x86_64 has beside [`VMM`], [`API`] and [`PATHS`].
 #[cfg(target_arch = "x86_64")]
 pub(super) const OLD_PATHS: &[i64] = &[c::SYS_open, c::SYS_rename, c::SYS_stat, c::SYS_unlink];
 /// There are no old calls.

@@ -99,6 +99,7 @@ fn what_an_action_names_is_looked_for() {
             &parse(Method::Put, "/drives/d", body.to_string().as_bytes())
                 .unwrap()
                 .action,
+            &ringwall_vmm::files::Files::default(),
         )
     };
     assert!(check(&file, false).is_ok());

@@ -24,3 +24,33 @@ pub fn take(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: the descriptor is open, and the caller takes each number once before anything else has opened it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
+
+/// Takes ownership of every open descriptor with a number from 3 to `last`, lowest first, and marks them close-on-exec. To be called once, at
+/// the start of the program, before it has opened anything itself; [`take`] must not be called for these numbers then.
+///
+/// # Errors
+/// What poll(2) says: `EINVAL` to a process that may not have 64 open files.
+pub fn take_all(last: u16) -> io::Result<Vec<OwnedFd>> {
+    /// Descriptors of one call: few, since poll(2) takes no more than the limit of open files.
+    const AT_ONCE: usize = 64;
+    let numbers: Vec<RawFd> = (FIRST_FREE..=RawFd::from(last)).collect();
+    let mut found = Vec::new();
+    for part in numbers.chunks(AT_ONCE) {
+        let mut polled: Vec<libc::pollfd> = part
+            .iter()
+            .map(|&fd| libc::pollfd {
+                fd,
+                events: 0,
+                revents: 0,
+            })
+            .collect();
+        let count = libc::nfds_t::try_from(polled.len()).unwrap_or(0);
+        // SAFETY: the pointer is to `count` live, writable structures; the call does not wait.
+        check(libc::c_long::from(unsafe { libc::poll(polled.as_mut_ptr(), count, 0) }))?;
+        // One call says it of many: asking for each by itself would be a thousand calls at every start.
+        for open in polled.iter().filter(|polled| polled.revents & libc::POLLNVAL == 0) {
+            found.push(take(open.fd)?);
+        }
+    }
+    Ok(found)
+}

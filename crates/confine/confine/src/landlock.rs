@@ -20,6 +20,8 @@ pub enum Grant {
     Write,
     /// Read and write existing files, as for a device node.
     Use,
+    /// Everything with files, directories and sockets, but running programs and making device nodes.
+    Contents,
 }
 
 /// One rule: what is allowed at and below a path.
@@ -41,6 +43,8 @@ pub enum Control {
     Changes,
     /// Reading too: the landlock tier, where nothing else hides the host's files.
     Everything,
+    /// Running programs and making device nodes, and nothing else: for a process that never does either.
+    Programs,
 }
 
 /// A rule set to be.
@@ -97,6 +101,7 @@ fn rights(grant: Grant, abi: u32, is_dir: bool) -> BitFlags<AccessFs> {
     let granted = match grant {
         Grant::Read => AccessFs::from_read(abi),
         Grant::Write => all & !(AccessFs::MakeChar | AccessFs::MakeBlock),
+        Grant::Contents => all & !(AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::Execute),
         Grant::Use => {
             AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::IoctlDev | AccessFs::ReadDir
         }
@@ -119,6 +124,7 @@ pub fn prepare(restriction: &Restriction) -> Result<RulesetCreated, RestrictErro
         Control::Changes => {
             AccessFs::from_all(abi) & !AccessFs::from_read(abi) & !(AccessFs::Truncate | AccessFs::IoctlDev)
         }
+        Control::Programs => AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock,
     };
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
@@ -183,13 +189,21 @@ mod tests {
     #[test]
     fn no_grant_makes_device_nodes() {
         for abi in 1..=7 {
-            for grant in [Grant::Read, Grant::Write, Grant::Use] {
+            for grant in [Grant::Read, Grant::Write, Grant::Use, Grant::Contents] {
                 let given = rights(grant, abi, true);
                 assert!(
                     !given.intersects(AccessFs::MakeChar | AccessFs::MakeBlock),
                     "{grant:?} at ABI {abi}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn contents_are_not_run() {
+        for abi in 1..=7 {
+            let given = rights(Grant::Contents, abi, true);
+            assert!(!given.contains(AccessFs::Execute) && given.contains(AccessFs::WriteFile | AccessFs::MakeSock));
         }
     }
 

@@ -60,6 +60,13 @@ pub enum ValueError {
     /// A path has a NUL byte.
     #[error("{field} has a NUL byte in it")]
     NulInPath { field: &'static str },
+    /// A descriptor that can't have been given.
+    #[error(
+        "{field} names a descriptor, which is fd:{min} to fd:{max} (a file of that name is ./fd:N)",
+        min = crate::path::MIN_DESCRIPTOR,
+        max = crate::path::MAX_DESCRIPTOR
+    )]
+    Descriptor { field: &'static str },
     /// A path is longer than the kernel takes.
     #[error("{field} has {got} bytes; a path here has at most {max}")]
     LongPath {

@@ -63,11 +63,11 @@ pub use mmds_store::MmdsStore;
 pub use name::ResourceId;
 pub use network::{DeviceName, MacAddress, Mtu, NetworkInterface, NetworkUpdate};
 pub use parse::{Method, Request, parse};
-pub use path::{HostPath, SocketPath};
+pub use path::{HostPath, MAX_DESCRIPTOR, MIN_DESCRIPTOR, Place, SocketPath};
 pub use rate_limiter::{BucketUpdate, RateLimiter, TokenBucket};
 pub use resources::{ConfigureError, Resources};
 pub use serial::Serial;
-pub use snapshot::{CreateSnapshot, LoadSnapshot, MemoryBackend, NetworkOverride, SnapshotKind};
+pub use snapshot::{CreateSnapshot, DriveOverride, LoadSnapshot, MemoryBackend, NetworkOverride, SnapshotKind};
 pub use state::VmState;
 pub use vsock::Vsock;
 

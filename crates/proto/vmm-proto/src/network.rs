@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::error::ValueError;
 use crate::name::ResourceId;
+use crate::path::Place;
 use crate::rate_limiter::{RateLimiter, WireLimiter};
 
 /// Longest name of a network device in bytes (`IFNAMSIZ` less the NUL, include/uapi/linux/if.h).
@@ -60,7 +61,8 @@ impl Serialize for MacAddress {
     }
 }
 
-/// A network device's name on the host, as the kernel takes it (`dev_valid_name`, net/core/dev.c).
+/// A network device's name on the host, as the kernel takes it (`dev_valid_name`, net/core/dev.c), or a tap device's descriptor: no name has the
+/// colon in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct DeviceName(String);
@@ -76,7 +78,7 @@ impl DeviceName {
         let good = name
             .bytes()
             .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'%'));
-        if fits && good {
+        if (fits && good) || crate::path::is_descriptor(&name) {
             Ok(Self(name))
         } else {
             Err(ValueError::DeviceName)
@@ -86,6 +88,14 @@ impl DeviceName {
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The descriptor that it is, if it is no name.
+    pub fn descriptor(&self) -> Option<u16> {
+        match crate::path::place(&self.0) {
+            Place::Descriptor(number) => Some(number),
+            Place::Path(_) => None,
+        }
     }
 }
 
@@ -219,10 +229,22 @@ mod tests {
 
     #[test]
     fn device_names_are_the_kernels() {
-        for good in ["tap0", "fc-tap.1", "123456789012345"] {
+        for good in ["tap0", "fc-tap.1", "123456789012345", "fd:7"] {
             assert!(DeviceName::new(good.into()).is_ok(), "{good:?}");
         }
-        for bad in ["", ".", "..", "a/b", "tap%d", "a b", "1234567890123456", "ta\np", "täp"] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "tap%d",
+            "a b",
+            "1234567890123456",
+            "ta\np",
+            "täp",
+            "fd:2",
+            "fd:07",
+        ] {
             assert_eq!(DeviceName::new(bad.into()), Err(ValueError::DeviceName), "{bad:?}");
         }
     }

@@ -94,6 +94,12 @@ pub enum ConfigureError {
         /// The id.
         id: String,
     },
+    /// A load changes a drive that isn't there.
+    #[error("drive_overrides names {id}, and the snapshot has no such drive")]
+    NoDriveToOverride {
+        /// The id.
+        id: String,
+    },
     /// A load changes a vsock that isn't there.
     #[error("vsock_override is given, and the snapshot has no vsock")]
     NoVsockToOverride,
@@ -122,7 +128,7 @@ impl Resources {
         }
     }
 
-    /// Changes what a load changes of a snapshot's configuration: tap devices, the vsock's path, whether written pages are counted. For the VMM,
+    /// Changes what a load changes of a snapshot's configuration: tap devices, the vsock's path, drives' files, whether written pages are counted. For the VMM,
     /// with the configuration that was in the snapshot, before it makes the devices.
     ///
     /// # Errors
@@ -155,6 +161,16 @@ impl Resources {
                 .as_mut()
                 .ok_or(ConfigureError::NoVsockToOverride)?
                 .uds_path = path.clone();
+        }
+        for change in &load.drive_overrides {
+            let known = changed
+                .drives
+                .iter_mut()
+                .find(|known| known.drive_id == change.drive_id);
+            let unknown = || ConfigureError::NoDriveToOverride {
+                id: change.drive_id.to_string(),
+            };
+            known.ok_or_else(unknown)?.path_on_host = change.path_on_host.clone();
         }
         let tracking = MachineUpdate {
             track_dirty_pages: Some(load.track_dirty_pages),

@@ -8,7 +8,7 @@ use crate::network::DeviceName;
 use crate::path::{HostPath, SocketPath};
 use crate::vsock;
 
-/// Most interfaces that one load can change. Ours: more than devices fit on the bus.
+/// Most interfaces, and most drives, that one load can change. Ours: more than devices fit on the bus.
 const MAX_OVERRIDES: usize = 64;
 
 /// What is in a snapshot.
@@ -84,6 +84,14 @@ struct WireVsockOverride {
     uds_path: String,
 }
 
+/// Ours: Firecracker has no such field.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object")]
+struct WireDriveOverride {
+    drive_id: String,
+    path_on_host: String,
+}
+
 /// The body of PUT /snapshot/load.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object")]
@@ -103,6 +111,8 @@ pub(crate) struct WireLoad {
     network_overrides: Vec<WireNetworkOverride>,
     #[serde(default)]
     vsock_override: Option<WireVsockOverride>,
+    #[serde(default)]
+    drive_overrides: Vec<WireDriveOverride>,
     #[serde(default)]
     clock_realtime: bool,
 }
@@ -125,6 +135,15 @@ pub struct NetworkOverride {
     pub host_dev_name: DeviceName,
 }
 
+/// A drive that gets another file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DriveOverride {
+    /// Which.
+    pub drive_id: ResourceId,
+    /// The file; it must have in it what the snapshot's had, which nobody looks at.
+    pub path_on_host: HostPath,
+}
+
 /// A snapshot to be loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadSnapshot {
@@ -140,6 +159,8 @@ pub struct LoadSnapshot {
     pub network_overrides: Vec<NetworkOverride>,
     /// The vsock's new path.
     pub vsock_override: Option<SocketPath>,
+    /// Drives that get other files; none twice.
+    pub drive_overrides: Vec<DriveOverride>,
     /// Whether the guest's clocks step by the time that has passed since the snapshot was made; Firecracker has it for x86_64 only.
     pub clock_realtime: bool,
 }
@@ -173,6 +194,7 @@ impl TryFrom<WireLoad> for LoadSnapshot {
                 .vsock_override
                 .map(|vsock| vsock::override_path(vsock.uds_path))
                 .transpose()?,
+            drive_overrides: drive_overrides(wire.drive_overrides)?,
             clock_realtime: wire.clock_realtime,
         })
     }
@@ -204,6 +226,32 @@ fn overrides(wire: Vec<WireNetworkOverride>) -> Result<Vec<NetworkOverride>, Val
         checked.push(NetworkOverride {
             iface_id,
             host_dev_name: DeviceName::new(host_dev_name)?,
+        });
+    }
+    Ok(checked)
+}
+
+fn drive_overrides(wire: Vec<WireDriveOverride>) -> Result<Vec<DriveOverride>, ValueError> {
+    let field = "drive_overrides";
+    if wire.len() > MAX_OVERRIDES {
+        return Err(ValueError::LongList {
+            field,
+            got: wire.len(),
+            max: MAX_OVERRIDES,
+        });
+    }
+    let mut checked: Vec<DriveOverride> = Vec::with_capacity(wire.len());
+    for WireDriveOverride { drive_id, path_on_host } in wire {
+        let drive_id = ResourceId::from_file("drive_id", &drive_id)?;
+        if checked.iter().any(|known| known.drive_id == drive_id) {
+            return Err(ValueError::RepeatedId {
+                field,
+                id: drive_id.to_string(),
+            });
+        }
+        checked.push(DriveOverride {
+            drive_id,
+            path_on_host: HostPath::new("drive_overrides.path_on_host", path_on_host)?,
         });
     }
     Ok(checked)

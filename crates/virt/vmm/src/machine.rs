@@ -51,8 +51,8 @@ pub struct Surroundings {
     pub console: Box<dyn Write + Send>,
     /// Run on each vCPU's thread before the guest: the system-call filter.
     pub on_vcpu_start: fn(),
-    /// `/proc/self/pagemap`, for snapshots.
-    pub pagemap: File,
+    /// `/proc/self/pagemap`, for snapshots; they take longer without it.
+    pub pagemap: Option<File>,
 }
 
 impl std::fmt::Debug for Surroundings {
@@ -249,7 +249,7 @@ pub struct Machine {
     is_running: bool,
     vcpu_events: Receiver<VcpuEvent>,
     wake: Arc<EventFd>,
-    pagemap: File,
+    pagemap: Option<File>,
     /// After all that may wait for a page: the handler is watched until nothing does.
     pages: Pages,
 }
@@ -295,7 +295,7 @@ impl Assembled {
         })
     }
 
-    fn start(self, events: &EventLoop, pagemap: File, on_start: fn()) -> Result<Machine, AssembleError> {
+    fn start(self, events: &EventLoop, pagemap: Option<File>, on_start: fn()) -> Result<Machine, AssembleError> {
         let Assembled {
             shell,
             devices,
@@ -539,8 +539,8 @@ impl Machine {
 
     /// `/proc/self/pagemap`.
     #[must_use]
-    pub const fn pagemap(&self) -> &File {
-        &self.pagemap
+    pub const fn pagemap(&self) -> Option<&File> {
+        self.pagemap.as_ref()
     }
 
     /// Takes the log of the pages of the region at `base` that guest and devices have written since it was taken last.

@@ -1,18 +1,18 @@
 //! From the configuration to devices: every path is opened here, and nothing is resolved later.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::path::Path;
+use std::os::fd::OwnedFd;
 
 use ringwall_devices::rate_limiter::{BucketSpec, RateLimiter as DeviceLimiter, RateLimiterSpec};
 use ringwall_devices::virtio::balloon::{Balloon, BalloonOptions};
 use ringwall_devices::virtio::block::{Block, BlockOptions, CacheType, Engine, EngineChoice, MakeBlockError};
 use ringwall_devices::virtio::net::{MacAddress, MakeNetError, Net, NetOptions, OpenTapError, Tap};
 use ringwall_devices::virtio::rng::{HostEntropy, Rng};
-use ringwall_devices::virtio::vsock::{self, PathConnector, Vsock};
-use ringwall_vmm_proto::{Drive, IoEngine, NetworkInterface, RateLimiter, Resources, TokenBucket};
+use ringwall_devices::virtio::vsock::{self, Connector, NoConnector, PathConnector, Vsock};
+use ringwall_vmm_proto::{Drive, IoEngine, NetworkInterface, Place, RateLimiter, Resources, SocketPath, TokenBucket};
 use thiserror::Error;
 
+use crate::files::{Access, Files, OpenFileError, Reach};
 use crate::machine::Planned;
 
 /// How the devices that have no name in the configuration are named.
@@ -25,17 +25,9 @@ pub const BALLOON: &str = "balloon";
 /// A device that can't be made.
 #[derive(Debug, Error)]
 pub enum PlanError {
-    /// A file can't be opened.
-    #[error("can't open the {what} {path}")]
-    Open {
-        /// What it is for.
-        what: String,
-        /// Which.
-        path: String,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
+    /// A file can't be had.
+    #[error(transparent)]
+    File(#[from] OpenFileError),
     /// The socket for vsock.
     #[error("can't listen on {path} for vsock")]
     Listen {
@@ -87,11 +79,11 @@ pub enum PlanError {
 ///
 /// # Errors
 /// See [`PlanError`].
-pub fn devices(resources: &Resources) -> Result<Vec<Planned>, PlanError> {
+pub fn devices(resources: &Resources, files: &Files) -> Result<Vec<Planned>, PlanError> {
     let mut planned = Vec::new();
     for drive in &resources.drives {
         let id = drive.drive_id.to_string();
-        let file = open("drive", drive.path_on_host.as_path(), !drive.is_read_only)?;
+        let file = files.open("drive", &drive.path_on_host, drive_access(drive))?;
         let device = Block::new(&id, file, block_options(drive))
             .map_err(|source| PlanError::Drive { id: id.clone(), source })?;
         planned.push(Planned {
@@ -100,15 +92,10 @@ pub fn devices(resources: &Resources) -> Result<Vec<Planned>, PlanError> {
         });
     }
     for interface in &resources.interfaces {
-        planned.push(network(interface)?);
+        planned.push(network(interface, files)?);
     }
     if let Some(config) = &resources.vsock {
-        let path = config.uds_path.as_str();
-        let listener = vsock::listen_at(Path::new(path)).map_err(|source| PlanError::Listen {
-            path: path.to_owned(),
-            source,
-        })?;
-        let connector = Box::new(PathConnector::new(path));
+        let (listener, connector) = vsock_sockets(&config.uds_path, files)?;
         let device = Vsock::new(VSOCK, config.guest_cid, listener, connector, vsock::Timeouts::default())
             .map_err(PlanError::Vsock)?;
         planned.push(Planned {
@@ -145,10 +132,52 @@ pub fn devices(resources: &Resources) -> Result<Vec<Planned>, PlanError> {
     Ok(planned)
 }
 
-fn network(interface: &NetworkInterface) -> Result<Planned, PlanError> {
+/// The socket for the host's clients, and what connects the guest's connections. With a descriptor there is no path beside which the guest's
+/// could be, and they are refused.
+fn vsock_sockets(at: &SocketPath, files: &Files) -> Result<(OwnedFd, Box<dyn Connector>), PlanError> {
+    match at.place() {
+        Place::Descriptor(number) => Ok((files.listener("vsock", number)?, Box::new(NoConnector))),
+        Place::Path(path) => {
+            files.reach("vsock", path)?;
+            let listener = vsock::listen_at(path).map_err(|source| match files.failed("vsock", path, source) {
+                // Nothing was to be opened.
+                OpenFileError::Open { path, source, .. } => PlanError::Listen { path, source },
+                outside => outside.into(),
+            })?;
+            Ok((listener, Box::new(PathConnector::new(path))))
+        }
+    }
+}
+
+fn tap(interface: &NetworkInterface, files: &Files) -> Result<Tap, PlanError> {
+    let name = interface.host_dev_name.as_str();
+    let opened = match interface.host_dev_name.descriptor() {
+        Some(number) => Tap::from_descriptor(files.duplicate("tap device", number)?),
+        None if files.reach == Reach::Nowhere => {
+            let (what, path) = ("tap device", name.to_owned());
+            return Err(OpenFileError::NoPaths { what, path }.into());
+        }
+        None => Tap::open(name),
+    };
+    opened.map_err(|source| PlanError::Tap {
+        id: interface.iface_id.to_string(),
+        source,
+    })
+}
+
+/// What a drive's file is opened for.
+#[must_use]
+pub fn drive_access(drive: &Drive) -> Access {
+    if drive.is_read_only {
+        Access::Read
+    } else {
+        Access::ReadWrite
+    }
+}
+
+fn network(interface: &NetworkInterface, files: &Files) -> Result<Planned, PlanError> {
     let id = interface.iface_id.to_string();
-    let tap =
-        Tap::open(interface.host_dev_name.as_str()).map_err(|source| PlanError::Tap { id: id.clone(), source })?;
+    let tap = tap(interface, files)?;
     let options = NetOptions {
         mac: interface.guest_mac.map(|mac| MacAddress(mac.bytes())),
         mtu: interface.mtu.map(|mtu| mtu.get()),
@@ -204,18 +233,4 @@ fn bucket(bucket: TokenBucket) -> BucketSpec {
         one_time_burst: bucket.one_time_burst.unwrap_or(0),
         refill_time_ms: bucket.refill_time_ms,
     }
-}
-
-/// Opens a file of the configuration.
-///
-/// # Errors
-/// See [`PlanError::Open`].
-pub fn open(what: &str, path: &Path, writable: bool) -> Result<File, PlanError> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(writable);
-    options.open(path).map_err(|source| PlanError::Open {
-        what: what.to_owned(),
-        path: path.display().to_string(),
-        source,
-    })
 }

@@ -315,6 +315,22 @@ fn a_load_changes_what_it_says_and_nothing_it_cannot() {
             .contains("no vsock")
     );
     assert_eq!(*resources, before);
+    let drive = load(r#""drive_overrides":[{"drive_id":"nowhere","path_on_host":"fd:7"}]"#);
+    let refused = resources.apply_load(&drive).unwrap_err().to_string();
+    assert!(
+        refused.contains("nowhere, and the snapshot has no such drive"),
+        "{refused}"
+    );
+    assert_eq!(*resources, before);
+    let known = before.drives.first().unwrap().drive_id.clone();
+    let drive = load(&format!(
+        r#""drive_overrides":[{{"drive_id":"{known}","path_on_host":"fd:7"}}]"#
+    ));
+    resources.apply_load(&drive).unwrap();
+    assert_eq!(
+        resources.drives.first().unwrap().path_on_host.place(),
+        ringwall_vmm_proto::Place::Descriptor(7)
+    );
     let tap = load(r#""network_overrides":[{"iface_id":"n","host_dev_name":"tap7"}],"track_dirty_pages":true"#);
     resources.apply_load(&tap).unwrap();
     assert_eq!(resources.interfaces.first().unwrap().host_dev_name.as_str(), "tap7");

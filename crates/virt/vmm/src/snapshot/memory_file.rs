@@ -35,8 +35,8 @@ fn failing(what: &'static str) -> impl Fn(io::Error) -> SaveMemoryError {
 /// Where the contents of guest memory lie beside its pages.
 #[derive(Debug)]
 pub struct Sources<'a> {
-    /// `/proc/self/pagemap`, opened before confinement.
-    pub pagemap: &'a File,
+    /// `/proc/self/pagemap`, opened before confinement. Without it all of memory is read.
+    pub pagemap: Option<&'a File>,
     /// Where the others are.
     pub base: Base<'a>,
 }
@@ -67,11 +67,11 @@ pub struct Written {
 pub fn write_full(memory: &GuestRam, sources: &Sources<'_>, file: &File) -> Result<Written, SaveMemoryError> {
     write(memory, file, |base, count| {
         let mut pages = vec![false; count];
-        if let Base::Handler = sources.base {
+        let (Base::Zeroes | Base::File(_), Some(pagemap)) = (sources.base, sources.pagemap) else {
             pages.fill(true);
             return Ok(pages);
-        }
-        mark_present(memory, sources.pagemap, base, &mut pages).map_err(failing("reading pagemap"))?;
+        };
+        mark_present(memory, pagemap, base, &mut pages).map_err(failing("reading pagemap"))?;
         if let Base::File(file) = sources.base {
             mark_data(memory, file, base, &mut pages).map_err(failing("reading the base file's layout"))?;
         }
@@ -329,7 +329,10 @@ mod tests {
     }
 
     const fn sources<'a>(pagemap: &'a File, base: Base<'a>) -> Sources<'a> {
-        Sources { pagemap, base }
+        Sources {
+            pagemap: Some(pagemap),
+            base,
+        }
     }
 
     #[test]

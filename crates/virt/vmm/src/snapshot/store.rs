@@ -1,16 +1,21 @@
 //! A snapshot on disk: both files are written beside their places and renamed into them when they are whole, so that a file that other VMs
 //! have mapped is never changed under them, and a crash leaves the old snapshot or the new one.
+//!
+//! A descriptor in place of a path is written to as it is: its file has no other place to be written in first. So it is empty or whole when
+//! the VMM says something, and half after a crash.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use ringwall_vmm_proto::{CreateSnapshot, HostPath, Place};
 use thiserror::Error;
 
 use super::document::Document;
-use super::memory_file::{self, SaveMemoryError, Sources, Written};
+use super::memory_file::{self, Base, SaveMemoryError, Sources, Written};
 use super::state_file;
+use crate::files::{Access, Files, OpenFileError};
 use crate::machine::Machine;
 
 /// What a file's name ends in while it is being written.
@@ -28,6 +33,19 @@ pub enum WriteSnapshotError {
         #[source]
         source: io::Error,
     },
+    /// A file can't be had.
+    #[error(transparent)]
+    Open(#[from] OpenFileError),
+    /// A descriptor of a file that must stay as it is.
+    #[error("the {what} is the file of {path}, which must not be overwritten: {why}")]
+    InUse {
+        /// What would be written.
+        what: &'static str,
+        /// As it was named.
+        path: String,
+        /// What it is used for.
+        why: &'static str,
+    },
     /// Memory.
     #[error(transparent)]
     Memory(#[from] SaveMemoryError),
@@ -36,9 +54,9 @@ pub enum WriteSnapshotError {
     Document(#[source] serde_json::Error),
 }
 
-fn at(path: &Path) -> impl Fn(io::Error) -> WriteSnapshotError {
+fn at(path: &HostPath) -> impl Fn(io::Error) -> WriteSnapshotError {
     move |source| WriteSnapshotError::File {
-        path: path.to_owned(),
+        path: path.as_str().into(),
         source,
     }
 }
@@ -49,74 +67,139 @@ fn partial(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// A file that is removed unless it is put in its place.
-struct Beside<'a> {
+/// A snapshot's file until it is whole. Dropped before, nothing of it is left.
+#[derive(Debug)]
+struct Target<'a> {
     file: File,
-    partial: PathBuf,
-    path: &'a Path,
-    is_placed: bool,
+    path: &'a HostPath,
+    progress: Progress,
 }
 
-impl<'a> Beside<'a> {
-    fn create(path: &'a Path) -> Result<Self, WriteSnapshotError> {
-        let partial = partial(path);
-        // A guest's memory is nobody else's business.
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            // Whoever may write to the directory must not choose what is emptied.
-            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().try_into().unwrap_or_default())
-            .open(&partial)
-            .map_err(at(path))?;
-        Ok(Beside {
-            file,
-            partial,
-            path,
-            is_placed: false,
-        })
+/// Where the file is while it is written.
+#[derive(Debug)]
+enum Progress {
+    /// Beside its place, under this name.
+    Beside(PathBuf),
+    /// In a file that was given, and has in it what it had.
+    Untouched,
+    /// In a file that was given, and is ours to write.
+    Emptied,
+    /// Where it belongs.
+    Placed,
+}
+
+impl<'a> Target<'a> {
+    fn create(what: &'static str, path: &'a HostPath, files: &Files) -> Result<Self, WriteSnapshotError> {
+        let (file, progress) = match path.place() {
+            Place::Path(place) => {
+                files.reach(what, place)?;
+                let partial = partial(place);
+                // A guest's memory is nobody else's business.
+                let file = OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .create(true)
+                    .truncate(true)
+                    .mode(0o600)
+                    // Whoever may write to the directory must not choose what is emptied.
+                    .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().try_into().unwrap_or_default())
+                    .open(&partial)
+                    .map_err(|source| match files.failed(what, place, source) {
+                        OpenFileError::Open { source, .. } => at(path)(source),
+                        outside => outside.into(),
+                    })?;
+                (file, Progress::Beside(partial))
+            }
+            Place::Descriptor(_) => (files.open(what, path, Access::ReadWrite)?, Progress::Untouched),
+        };
+        Ok(Target { file, path, progress })
+    }
+
+    /// Empties a given file, unless it is one that must stay.
+    fn empty(&mut self, what: &'static str, others: &[(&File, &'static str)]) -> Result<(), WriteSnapshotError> {
+        let Progress::Untouched = self.progress else {
+            return Ok(());
+        };
+        let ours = self.file.metadata().map_err(at(self.path))?;
+        for (other, why) in others {
+            let theirs = other.metadata().map_err(at(self.path))?;
+            if (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino()) {
+                return Err(WriteSnapshotError::InUse {
+                    what,
+                    path: self.path.as_str().to_owned(),
+                    why,
+                });
+            }
+        }
+        self.file.set_len(0).map_err(at(self.path))?;
+        self.progress = Progress::Emptied;
+        Ok(())
     }
 
     fn place(mut self) -> Result<(), WriteSnapshotError> {
-        std::fs::rename(&self.partial, self.path).map_err(at(self.path))?;
-        self.is_placed = true;
+        if let (Progress::Beside(partial), Place::Path(path)) = (&self.progress, self.path.place()) {
+            std::fs::rename(partial, path).map_err(at(self.path))?;
+        }
+        self.progress = Progress::Placed;
         Ok(())
     }
 }
 
-impl Drop for Beside<'_> {
+impl Drop for Target<'_> {
     fn drop(&mut self) {
-        if !self.is_placed {
-            let _gone = std::fs::remove_file(&self.partial);
+        match &self.progress {
+            Progress::Beside(partial) => {
+                let _gone = std::fs::remove_file(partial);
+            }
+            Progress::Emptied => {
+                let _half = self.file.set_len(0);
+            }
+            Progress::Untouched | Progress::Placed => {}
         }
     }
+}
+
+/// Both files, made and empty.
+fn targets<'a>(
+    machine: &Machine,
+    wanted: &'a CreateSnapshot,
+    files: &Files,
+) -> Result<(Target<'a>, Target<'a>), WriteSnapshotError> {
+    let mut memory = Target::create("memory file", &wanted.mem_file_path, files)?;
+    let mut state = Target::create("state file", &wanted.snapshot_path, files)?;
+    let mut others = Vec::new();
+    if let Base::File(base) = machine.base() {
+        others.push((base, "this VM's memory is in it"));
+    }
+    memory.empty("memory file", &others)?;
+    others.push((&memory.file, "it is the memory file, too"));
+    state.empty("state file", &others)?;
+    Ok((memory, state))
 }
 
 /// Writes a full snapshot of a paused machine, whose `document` was saved just now. Both files are on the disk when it returns.
 ///
 /// # Errors
-/// See [`WriteSnapshotError`]; files that were there before are as they were, or the memory file is the new one.
+/// See [`WriteSnapshotError`]; files that were there before are as they were, or the memory file is the new one. Given files are empty.
 pub fn write_full(
     machine: &Machine,
     document: &Document,
-    state: &Path,
-    memory: &Path,
+    wanted: &CreateSnapshot,
+    files: &Files,
 ) -> Result<Written, WriteSnapshotError> {
-    let memory_file = Beside::create(memory)?;
+    let (memory, state) = targets(machine, wanted, files)?;
     let sources = Sources {
         pagemap: machine.pagemap(),
         base: machine.base(),
     };
-    let written = memory_file::write_full(machine.memory(), &sources, &memory_file.file)?;
+    let written = memory_file::write_full(machine.memory(), &sources, &memory.file)?;
     if machine.options().memory.track_dirty {
         machine.forget_dirty().map_err(|source| SaveMemoryError {
             what: "clearing the log of changed pages",
             source,
         })?;
     }
-    finish(memory_file, document, state)?;
+    finish(memory, document, state)?;
     Ok(written)
 }
 
@@ -127,28 +210,27 @@ pub fn write_full(
 pub fn write_difference(
     machine: &Machine,
     document: &Document,
-    state: &Path,
-    memory: &Path,
+    wanted: &CreateSnapshot,
+    files: &Files,
 ) -> Result<Written, WriteSnapshotError> {
-    let memory_file = Beside::create(memory)?;
-    let written = memory_file::write_dirty(machine.memory(), &memory_file.file, |base, pages| {
+    let (memory, state) = targets(machine, wanted, files)?;
+    let written = memory_file::write_dirty(machine.memory(), &memory.file, |base, pages| {
         machine.take_dirty(base, pages).map_err(|source| SaveMemoryError {
             what: "reading the log of changed pages",
             source,
         })
     })?;
-    finish(memory_file, document, state)?;
+    finish(memory, document, state)?;
     Ok(written)
 }
 
-fn finish(memory: Beside<'_>, document: &Document, state: &Path) -> Result<(), WriteSnapshotError> {
+fn finish(memory: Target<'_>, document: &Document, mut state: Target<'_>) -> Result<(), WriteSnapshotError> {
     let bytes = state_file::encode(document).map_err(WriteSnapshotError::Document)?;
-    let mut state_file = Beside::create(state)?;
-    state_file.file.write_all(&bytes).map_err(at(state))?;
+    state.file.write_all(&bytes).map_err(at(state.path))?;
     memory.file.sync_data().map_err(at(memory.path))?;
-    state_file.file.sync_data().map_err(at(state))?;
+    state.file.sync_data().map_err(at(state.path))?;
     memory.place()?;
-    state_file.place()
+    state.place()
 }
 
 #[cfg(test)]

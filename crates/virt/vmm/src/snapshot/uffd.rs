@@ -128,6 +128,16 @@ impl Connection {
             path: path.to_owned(),
             source,
         })?;
+        Connection::over(socket)
+    }
+
+    /// Takes a connection that is there already, and makes a userfaultfd.
+    ///
+    /// # Errors
+    /// [`FaultHandlerError::Create`] and [`FaultHandlerError::Forbidden`].
+    pub fn over(socket: UnixStream) -> Result<Self, FaultHandlerError> {
+        // It may have been made not to wait, which a message must be able to.
+        socket.set_nonblocking(false).map_err(FaultHandlerError::Send)?;
         Ok(Connection {
             socket,
             userfault: create()?,
