@@ -273,6 +273,16 @@ fn a_vmm_without_an_api_is_closed_when_its_machine_runs() {
     let mut vmm = run(&[]);
     assert!(vmm.log().contains("no file can be opened any more"), "{}", vmm.log());
     assert_confined(vmm.child.id());
+    // What refuses paths is one filter more than the two that every thread has; vCPUs have those of the thread that started them, too.
+    for (name, fields) in status(vmm.child.id()) {
+        let wanted = match &*name {
+            name if name.starts_with("vcpu") => "5",
+            "ringwall-vmm" => "3",
+            // A disk's, or one that KVM has started (kvm-nx-lpage-recovery), whose is that of who was first to need it.
+            _ => continue,
+        };
+        assert_eq!(fields["Seccomp_filters"], wanted, "{name}");
+    }
     vmm.key(b'q');
     assert_eq!(vmm.ended().code(), Some(0), "{}", vmm.log());
     let vmm = run(&["--no-landlock"]);
