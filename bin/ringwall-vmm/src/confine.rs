@@ -69,12 +69,25 @@ pub fn restrict(thread: Thread) -> Result<(), ConfineError> {
     Ok(())
 }
 
+/// Whether Unix sockets are still connected to by their paths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sockets {
+    /// For the connections of a guest's vsock.
+    Used,
+    /// No.
+    Refused,
+}
+
 /// Has every call that names a path refused (`EACCES`), on the calling thread and those that it starts.
 ///
 /// # Errors
 /// See [`ConfineError`].
-pub fn refuse_paths() -> Result<(), ConfineError> {
-    let calls = calls::PATHS.iter().chain(calls::OLD_PATHS);
+pub fn refuse_paths(sockets: Sockets) -> Result<(), ConfineError> {
+    let connecting: &[i64] = match sockets {
+        Sockets::Used => &[],
+        Sockets::Refused => calls::CONNECTING,
+    };
+    let calls = calls::PATHS.iter().chain(calls::OLD_PATHS).chain(connecting);
     let refused = filter(
         calls.map(|&call| (call, Vec::new())).collect(),
         SeccompAction::Allow,
@@ -196,7 +209,7 @@ mod tests {
             "uname" => drop(rustix::system::uname()),
             "fork" => drop(Command::new("/bin/true").spawn()),
             "no-paths" => {
-                refuse_paths().unwrap();
+                refuse_paths(Sockets::Refused).unwrap();
                 let denied = Err(io::ErrorKind::PermissionDenied);
                 assert_eq!(
                     std::fs::File::open("/dev/null").map(drop).map_err(|error| error.kind()),

@@ -23,6 +23,7 @@ use ringwall_vmm_proto::{
     LoadSnapshot, MemoryBackend, Metrics, Place, Resources, SnapshotKind, SocketPath,
 };
 
+use crate::confine::Sockets;
 use crate::jail::Jail;
 use crate::{changes, console, logging, metrics};
 
@@ -292,9 +293,14 @@ impl Host {
 
     /// Everything that takes a capability (a tap, a disk) is open now, and without an API everything is. vCPUs' threads are started after
     /// this and have no more than this one.
-    fn close(&self) -> Result<(), Fault> {
+    fn close(&self, resources: &Resources) -> Result<(), Fault> {
         crate::confine::drop_capabilities().map_err(|error| fault(&error))?;
-        self.jail.seal().map_err(|error| fault(&error))
+        let vsock = resources.vsock.as_ref().map(|vsock| vsock.uds_path.place());
+        let sockets = match vsock {
+            Some(Place::Path(_)) => Sockets::Used,
+            Some(Place::Descriptor(_)) | None => Sockets::Refused,
+        };
+        self.jail.seal(sockets).map_err(|error| fault(&error))
     }
 
     fn start(&mut self) -> Result<(), Fault> {
@@ -317,7 +323,7 @@ impl Host {
         };
         let planned = self.planned(&resources)?;
         let around = self.around()?;
-        self.close()?;
+        self.close(&resources)?;
         let machine = Machine::boot(shell, planned, files, &self.events, around).map_err(|error| fault(&error))?;
         self.run(machine, true)
     }
@@ -359,7 +365,7 @@ impl Host {
         } else {
             GuestClocks::GoOn
         };
-        self.close()?;
+        self.close(&resources)?;
         let machine = Machine::restore(shell, planned, document, memory, clocks, &self.events, around)
             .map_err(|error| fault(&error))?;
         *self.controller.resources_mut() = resources;

@@ -20,7 +20,7 @@ use ringwall_sys::process::Rlimit;
 use ringwall_vmm::files::Reach;
 use thiserror::Error;
 
-use crate::confine::{self, ConfineError};
+use crate::confine::{self, ConfineError, Sockets};
 
 /// Most open files. 1,024 connections of vsock, the API's, some descriptors for each of 128 devices and 32 vCPUs, and those that were given.
 const MAX_OPEN_FILES: u64 = 4096;
@@ -149,24 +149,27 @@ impl Jail {
             tracing::info!(abi, "Landlock: no file can be opened by a path{}", more_of(abi));
         }
         if self.has_seccomp {
-            confine::refuse_paths()?;
+            confine::refuse_paths(Sockets::Refused)?;
             tracing::info!("system calls with paths are refused");
         }
         Ok(())
     }
 
     /// Closes what was open until the machine was made, if nothing more can be asked for. Before its vCPUs have threads.
-    pub(crate) fn seal(&self) -> Result<(), JailError> {
-        if !self.is_sealed_at_start || !self.has_landlock {
+    pub(crate) fn seal(&self, sockets: Sockets) -> Result<(), JailError> {
+        if !self.is_sealed_at_start {
             return Ok(());
         }
         let abi = privilege::landlock_abi();
-        if abi == 0 {
-            tracing::warn!("this kernel has no Landlock: the running machine's process can open what its user may");
-            return Ok(());
+        if self.has_landlock && abi > 0 {
+            restrict(abi, Control::Everything, Vec::new())?;
+            tracing::info!(abi, "Landlock: no file can be opened any more{}", more_of(abi));
+        } else {
+            tracing::warn!("without Landlock: only the system call filters keep the machine's process from files");
         }
-        restrict(abi, Control::Everything, Vec::new())?;
-        tracing::info!(abi, "Landlock: no file can be opened any more{}", more_of(abi));
+        if self.has_seccomp {
+            confine::refuse_paths(sockets)?;
+        }
         Ok(())
     }
 }
@@ -280,13 +283,27 @@ mod tests {
                 [false; 4],
             ),
             "no-api" => (Wishes { no_api: true, ..free }, false, [true; 4]),
-            "sealed" => (Wishes { no_api: true, ..free }, true, [false; 4]),
+            "sealed" | "sealed-vsock" => (Wishes { no_api: true, ..free }, true, [false; 4]),
+            "sealed-filter" => {
+                let no_landlock = true;
+                let wished = Wishes {
+                    no_api: true,
+                    no_landlock,
+                    ..free
+                };
+                (wished, true, [false, true, false, false])
+            }
             other => panic!("{other}"),
         };
         let jail = Jail::plan(wished).unwrap();
         jail.close().unwrap();
         if is_to_be_sealed {
-            jail.seal().unwrap();
+            jail.seal(if case == "sealed-vsock" {
+                Sockets::Used
+            } else {
+                Sockets::Refused
+            })
+            .unwrap();
         }
         assert_eq!(powers(name), wanted, "{case}");
     }
@@ -315,6 +332,8 @@ mod tests {
             "only-Landlock",
             "no-api",
             "sealed",
+            "sealed-vsock",
+            "sealed-filter",
         ] {
             let output = std::process::Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", "jail::tests::a_jail_denies_what_it_says", "--nocapture"])

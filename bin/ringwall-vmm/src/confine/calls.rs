@@ -116,17 +116,18 @@ pub(super) const API: &[i64] = &[
     c::SYS_statx,
 ];
 
-/// What names paths, or makes what is connected to one by name. What only looks whether something is there is left: asking about an open file
+/// What connects to a path.
+pub(super) const CONNECTING: &[i64] = &[c::SYS_connect, c::SYS_socket];
+
+/// What names paths, but for connecting. What only looks whether something is there is left: asking about an open file
 /// is the same call.
 pub(super) const PATHS: &[i64] = &[
     c::SYS_bind,
-    c::SYS_connect,
     c::SYS_mkdirat,
     c::SYS_openat,
     c::SYS_readlinkat,
     c::SYS_renameat,
     c::SYS_renameat2,
-    c::SYS_socket,
     c::SYS_unlinkat,
 ];
 
@@ -135,7 +136,7 @@ pub(super) const PATHS: &[i64] = &[
 pub(super) const OLD: &[i64] = &[c::SYS_epoll_wait, c::SYS_poll, c::SYS_time];
 /// What x86_64 has beside [`VMM`], [`API`] and [`PATHS`].
 #[cfg(target_arch = "x86_64")]
-pub(super) const OLD_PATHS: &[i64] = &[c::SYS_open, c::SYS_rename, c::SYS_stat, c::SYS_unlink];
+pub(super) const OLD_PATHS: &[i64] = &[c::SYS_open, c::SYS_readlink, c::SYS_rename, c::SYS_stat, c::SYS_unlink];
 /// There are no old calls.
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) const OLD: &[i64] = &[];

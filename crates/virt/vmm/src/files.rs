@@ -197,8 +197,11 @@ impl Files {
     /// [`OpenFileError::NoPaths`], [`OpenFileError::Outside`].
     pub fn reach_socket(&self, what: &'static str, path: &Path) -> Result<(), OpenFileError> {
         self.reach(what, path)?;
-        match (&self.reach, path.canonicalize()) {
-            (Reach::Below(folders), Ok(whole)) if !is_below(&whole, folders) => {
+        let Reach::Below(folders) = &self.reach else {
+            return Ok(());
+        };
+        match path.canonicalize() {
+            Ok(whole) if !is_below(&whole, folders) => {
                 Err(self.failed(what, &whole, io::ErrorKind::PermissionDenied.into()))
             }
             // What is not there is said when it is connected to.

@@ -243,14 +243,16 @@ mod tests {
     fn a_snapshots_file_is_never_made_through_a_link() {
         let folder = tempfile::tempdir().unwrap();
         let (precious, path) = (folder.path().join("precious"), folder.path().join("memory"));
+        let place = HostPath::new("mem_file_path", path.display().to_string()).unwrap();
+        let create = || Target::create("memory file", &place, &Files::default());
         std::fs::write(&precious, "precious").unwrap();
         symlink(&precious, partial(&path)).unwrap();
-        assert!(Beside::create(&path).is_err());
+        assert!(create().is_err());
         assert_eq!(std::fs::read(&precious).unwrap(), b"precious");
         // A link in the file's own place is replaced, and what it leads to is as it was.
         std::fs::remove_file(partial(&path)).unwrap();
         symlink(&precious, &path).unwrap();
-        let mut file = Beside::create(&path).unwrap();
+        let mut file = create().unwrap();
         file.file.write_all(b"new").unwrap();
         file.place().unwrap();
         assert_eq!(std::fs::read(&precious).unwrap(), b"precious");
