@@ -253,7 +253,7 @@ impl Host {
     }
 
     fn planned(&self, resources: &Resources) -> Result<Vec<Planned>, Fault> {
-        plan::devices(resources).map_err(|error| fault(&error))
+        plan::devices(resources, self.controller.mmds()).map_err(|error| fault(&error))
     }
 
     fn load(&mut self, load: &LoadSnapshot) -> Result<(), Fault> {
