@@ -1,9 +1,9 @@
 //! A guest's connection: requests in, answers out, one after the other.
 //!
 //! ```text
-//! Free -SYN-> Opening -ACK-> Idle -bytes-> Reading -whole-> Writing -sent-> Idle, or Closing -> Free
+//! Free -SYN-> Opening -ACK-> Idle -bytes-> Reading -whole-> Writing -sent-> Idle, or Closing -> Over -> Free
 //! ```
-//! In each phase but Free a connection may stay only so long; then it is reset.
+//! In each phase but the first and last a connection may stay only so long; then it is reset.
 
 use std::time::{Duration, Instant};
 
@@ -26,15 +26,17 @@ pub(crate) enum Phase {
     Reading,
     /// An answer is on its way.
     Writing,
-    /// Both sides say that it is over.
+    /// One side has said that it is over, or both do.
     Closing,
+    /// Both have, and late packets are waited for (TIME-WAIT, RFC 9293 §3.3.2); TCP itself ends that.
+    Over,
 }
 
 impl Phase {
     /// How long a connection may be in it. Ours; a guest in memory answers in microseconds.
     const fn limit(self) -> Option<Duration> {
         match self {
-            Self::Free => None,
+            Self::Free | Self::Over => None,
             Self::Opening | Self::Closing => Some(Duration::from_secs(5)),
             Self::Reading => Some(Duration::from_secs(10)),
             Self::Idle => Some(Duration::from_secs(30)),
@@ -96,6 +98,13 @@ impl Connection {
             }
             State::SynReceived if self.phase == Phase::Free => self.enter(Phase::Opening, now),
             State::SynReceived => {}
+            State::TimeWait => {
+                if self.phase != Phase::Over {
+                    self.output = Vec::new();
+                    self.enter(Phase::Over, now);
+                }
+                return false;
+            }
             _ if matches!(self.phase, Phase::Free | Phase::Opening) => self.enter(Phase::Idle, now),
             _ => {}
         }

@@ -180,19 +180,21 @@ impl Stack {
     /// Takes a connection away that its guest is done with, or else has not used for longest. Its socket is free when the guest was told.
     fn evict(&mut self) {
         let rank = |phase| match phase {
-            Phase::Closing => Some(0),
-            Phase::Idle => Some(1),
-            Phase::Opening => Some(2),
+            Phase::Over => Some(0),
+            Phase::Closing => Some(1),
+            Phase::Idle => Some(2),
+            Phase::Opening => Some(3),
             Phase::Free | Phase::Reading | Phase::Writing => None,
         };
         let known = self.connections.iter();
-        let ranked = known.filter_map(|(handle, known)| Some((rank(known.phase())?, known.since(), *handle)));
-        let Some((_, _, handle)) = ranked.min_by_key(|(rank, since, _)| (*rank, *since)) else {
+        let ranked =
+            known.filter_map(|(handle, known)| Some((rank(known.phase())?, known.since(), known.phase(), *handle)));
+        let Some((_, _, phase, handle)) = ranked.min_by_key(|(rank, since, ..)| (*rank, *since)) else {
             return;
         };
         let socket = self.sockets.get_mut::<Socket<'_>>(handle);
-        if socket.state() == State::TimeWait {
-            // Both sides are done; nobody needs to be told.
+        if phase == Phase::Over {
+            // Nobody needs to be told.
             *socket = new_socket();
         } else {
             socket.abort();
