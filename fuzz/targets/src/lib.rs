@@ -6,7 +6,7 @@
 
 mod virt;
 
-pub use virt::{balloon, block, board, kernel_aarch64, kernel_x86_64, mmio, net, queue, vsock, vsock_packets};
+pub use virt::{balloon, block, board, kernel_aarch64, kernel_x86_64, mmds, mmio, net, queue, vsock, vsock_packets};
 
 use ringwall_agent_proto::process::{StartRequest, StreamInputRequest};
 use ringwall_agent_proto::{Decoder, disposition};

@@ -86,3 +86,8 @@ fn kernel_aarch64() {
 fn board() {
     replay("board", ringwall_fuzz_targets::board, 18);
 }
+
+#[test]
+fn mmds() {
+    replay("mmds", ringwall_fuzz_targets::mmds, 8);
+}

@@ -19,6 +19,8 @@ mod alarm;
 mod connection;
 mod detour;
 mod frame;
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzzing;
 mod link;
 mod request;
 mod response;

@@ -10,3 +10,4 @@ pub use boot::{board, kernel_aarch64, kernel_x86_64};
 pub use devices::{balloon, block, mmio, net, vsock};
 pub use queue::queue;
 pub use ringwall_devices::virtio::vsock::fuzzing::fuzz_packets as vsock_packets;
+pub use ringwall_mmds::fuzzing::fuzz_frames as mmds;
