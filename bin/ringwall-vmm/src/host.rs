@@ -329,7 +329,7 @@ impl Host {
     }
 
     fn planned(&self, resources: &Resources) -> Result<Vec<Planned>, Fault> {
-        plan::devices(resources, &self.files).map_err(|error| fault(&error))
+        plan::devices(resources, self.controller.mmds(), &self.files).map_err(|error| fault(&error))
     }
 
     fn load(&mut self, load: &LoadSnapshot) -> Result<(), Fault> {

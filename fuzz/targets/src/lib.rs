@@ -7,8 +7,8 @@
 mod virt;
 
 pub use virt::{
-    balloon, block, board, config_file, kernel_aarch64, kernel_x86_64, mmio, net, queue, requests, snapshot, vsock,
-    vsock_packets,
+    balloon, block, board, config_file, kernel_aarch64, kernel_x86_64, mmds, mmio, net, queue, requests, snapshot,
+    vsock, vsock_packets,
 };
 
 use ringwall_agent_proto::process::{StartRequest, StreamInputRequest};

@@ -101,3 +101,8 @@ fn config_file() {
 fn requests() {
     replay("requests", ringwall_fuzz_targets::requests, 13);
 }
+
+#[test]
+fn mmds() {
+    replay("mmds", ringwall_fuzz_targets::mmds, 8);
+}

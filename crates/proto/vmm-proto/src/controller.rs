@@ -3,6 +3,8 @@
 //! Call order: [`Controller::decide`]; for [`Decision::Perform`] the VMM does it, and after success calls [`Controller::settle`]. A command that
 //! failed changes nothing here.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use crate::action::Action;
 use crate::answer::Answer;
 use crate::architecture::Architecture;
@@ -13,7 +15,7 @@ use crate::full_config::FullConfig;
 use crate::instance::{InstanceId, InstanceInfo};
 use crate::logger::Logger;
 use crate::metrics::Metrics;
-use crate::mmds_store::MmdsStore;
+use crate::mmds_store::{MmdsStore, SharedStore};
 use crate::name::ResourceId;
 use crate::network::NetworkUpdate;
 use crate::rate_limiter;
@@ -105,7 +107,7 @@ pub enum RefusedError {
 }
 
 /// State, configuration and metadata of one instance.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Controller {
     architecture: Architecture,
     id: InstanceId,
@@ -114,7 +116,7 @@ pub struct Controller {
     resources: Resources,
     is_fresh: bool,
     has_metrics: bool,
-    mmds: MmdsStore,
+    mmds: SharedStore,
 }
 
 impl Controller {
@@ -128,7 +130,7 @@ impl Controller {
             resources: Resources::new(architecture),
             is_fresh: true,
             has_metrics: false,
-            mmds: MmdsStore::new(mmds_bytes),
+            mmds: Arc::new(Mutex::new(MmdsStore::new(mmds_bytes))),
         }
     }
 
@@ -147,9 +149,13 @@ impl Controller {
         &mut self.resources
     }
 
-    /// The metadata.
-    pub const fn mmds(&self) -> &MmdsStore {
+    /// The metadata, for the machine's service that guests ask.
+    pub const fn mmds(&self) -> &SharedStore {
         &self.mmds
+    }
+
+    fn metadata(&self) -> MutexGuard<'_, MmdsStore> {
+        self.mmds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Decides about an action.
@@ -171,9 +177,9 @@ impl Controller {
             Action::DescribeMachine => Answer::Machine(self.resources.machine),
             Action::DescribeBalloon => Answer::Balloon(self.resources.balloon.ok_or(RefusedError::NoBalloon)?),
             Action::DescribeConfig => Answer::FullConfig(Box::new(FullConfig::from(&self.resources))),
-            Action::ReadMmds => Answer::Mmds(self.mmds.value()),
-            Action::PutMmds(value) => self.mmds.put(value).map(|()| Answer::Empty)?,
-            Action::PatchMmds(value) => self.mmds.patch(value).map(|()| Answer::Empty)?,
+            Action::ReadMmds => Answer::Mmds(self.metadata().value()),
+            Action::PutMmds(value) => self.metadata().put(value).map(|()| Answer::Empty)?,
+            Action::PatchMmds(value) => self.metadata().patch(value).map(|()| Answer::Empty)?,
             // Asking for what is already so is a success, as Firecracker has it.
             Action::Pause if self.state == VmState::Paused => Answer::Empty,
             Action::Resume if self.state == VmState::Running => Answer::Empty,

@@ -2,13 +2,16 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use ringwall_devices::rate_limiter::{BucketSpec, RateLimiter as DeviceLimiter, RateLimiterSpec};
 use ringwall_devices::virtio::balloon::{Balloon, BalloonOptions};
 use ringwall_devices::virtio::block::{Block, BlockOptions, CacheType, Engine, EngineChoice, MakeBlockError};
-use ringwall_devices::virtio::net::{MacAddress, MakeNetError, Net, NetOptions, OpenTapError, Tap};
+use ringwall_devices::virtio::net::{Backend, MacAddress, MakeNetError, Net, NetOptions, OpenTapError, Tap};
 use ringwall_devices::virtio::rng::{HostEntropy, Rng};
 use ringwall_devices::virtio::vsock::{self, Connector, NoConnector, PathConnector, Vsock};
+use ringwall_mmds::{Detour, MakeDetourError, Service};
+use ringwall_vmm_proto::mmds_store::SharedStore;
 use ringwall_vmm_proto::{Drive, IoEngine, NetworkInterface, Place, RateLimiter, Resources, SocketPath, TokenBucket};
 use thiserror::Error;
 
@@ -73,13 +76,26 @@ pub enum PlanError {
     /// The balloon.
     #[error("no balloon")]
     Balloon(#[source] io::Error),
+    /// The metadata service has no random numbers.
+    #[error("no key for the metadata service's tokens")]
+    MetadataKey(#[source] io::Error),
+    /// The metadata service is not on an interface.
+    #[error("no metadata service on the network interface {id}")]
+    Metadata {
+        /// Which.
+        id: String,
+        /// Why not.
+        #[source]
+        source: MakeDetourError,
+    },
 }
 
-/// Makes the devices of a configuration, in the order of their places: drives, network, vsock, entropy, balloon.
+/// Makes the devices of a configuration, in the order of their places: drives, network, vsock, entropy, balloon. The guest reads `metadata` where
+/// the configuration has the service for it.
 ///
 /// # Errors
 /// See [`PlanError`].
-pub fn devices(resources: &Resources, files: &Files) -> Result<Vec<Planned>, PlanError> {
+pub fn devices(resources: &Resources, metadata: &SharedStore, files: &Files) -> Result<Vec<Planned>, PlanError> {
     let mut planned = Vec::new();
     for drive in &resources.drives {
         let id = drive.drive_id.to_string();
@@ -91,8 +107,19 @@ pub fn devices(resources: &Resources, files: &Files) -> Result<Vec<Planned>, Pla
             device: Box::new(device),
         });
     }
+    let mmds = match &resources.mmds_config {
+        // A machine of its own, restored or not, has a service of its own: no tokens of others are good in it.
+        Some(config) => Some((
+            config,
+            Arc::new(Service::new(config, Arc::clone(metadata)).map_err(PlanError::MetadataKey)?),
+        )),
+        None => None,
+    };
     for interface in &resources.interfaces {
-        planned.push(network(interface, files)?);
+        let on_it = mmds
+            .as_ref()
+            .filter(|(config, _)| config.network_interfaces.contains(&interface.iface_id));
+        planned.push(network(interface, files, on_it.map(|(_, service)| service))?);
     }
     if let Some(config) = &resources.vsock {
         let (listener, connector) = vsock_sockets(&config.uds_path, files)?;
@@ -175,7 +202,7 @@ pub fn drive_access(drive: &Drive) -> Access {
     }
 }
 
-fn network(interface: &NetworkInterface, files: &Files) -> Result<Planned, PlanError> {
+fn network(interface: &NetworkInterface, files: &Files, mmds: Option<&Arc<Service>>) -> Result<Planned, PlanError> {
     let id = interface.iface_id.to_string();
     let tap = tap(interface, files)?;
     let options = NetOptions {
@@ -184,8 +211,12 @@ fn network(interface: &NetworkInterface, files: &Files) -> Result<Planned, PlanE
         receive_limiter: interface.rx_rate_limiter.as_ref().map(limits).unwrap_or_default(),
         transmit_limiter: interface.tx_rate_limiter.as_ref().map(limits).unwrap_or_default(),
     };
-    let device =
-        Net::new(&id, Box::new(tap), options).map_err(|source| PlanError::Network { id: id.clone(), source })?;
+    let mut backend: Box<dyn Backend> = Box::new(tap);
+    if let Some(service) = mmds {
+        let detour = Detour::new(backend, Arc::clone(service), options.mtu);
+        backend = Box::new(detour.map_err(|source| PlanError::Metadata { id: id.clone(), source })?);
+    }
+    let device = Net::new(&id, backend, options).map_err(|source| PlanError::Network { id: id.clone(), source })?;
     Ok(Planned {
         id,
         device: Box::new(device),

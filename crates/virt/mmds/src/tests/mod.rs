@@ -1,0 +1,7 @@
+//! The service as a guest's TCP sees it, and as a hostile guest would have it.
+
+mod card;
+mod hostile;
+mod talk;
+
+pub(crate) mod support;
