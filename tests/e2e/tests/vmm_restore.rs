@@ -18,7 +18,7 @@ const SLACK: Duration = Duration::from_millis(900);
 /// What the guest's kvm-clock shows.
 fn time(vmm: &mut Vmm) -> Duration {
     let line = vmm.tell(b't');
-    let digits = line.strip_prefix("time: ").and_then(|rest| rest.split(' ').next());
+    let digits = line.split_once("time: ").and_then(|(_, rest)| rest.split(' ').next());
     let time = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
     let time = time.unwrap_or_else(|| panic!("{line:?}"));
     assert_ne!(time, 0, "the guest has no kvm-clock");
@@ -67,6 +67,30 @@ fn a_restored_guests_clock_steps_to_now_if_asked_to() {
     let work = tempfile::tempdir().expect("a directory");
     let (step, whole) = step(&binary, work.path(), true);
     assert!(step >= PAUSE && step <= whole + SLACK, "{step:?} in {whole:?}");
+}
+
+/// Without it Linux takes a long pause for a CPU that is stuck (Documentation/virt/kvm/api.rst, `KVM_KVMCLOCK_CTRL`).
+#[test]
+fn a_guest_is_told_that_it_was_stopped() {
+    let Some(binary) = binary() else { return };
+    let work = tempfile::tempdir().expect("a directory");
+    let first = work.path().join("first");
+    let mut vmm = Vmm::boot(&binary, &first, &json!({}));
+    let _told_at_the_start = time(&mut vmm);
+    let is_told = |vmm: &mut Vmm| vmm.tell(b't').starts_with("stopped, ");
+    assert!(!is_told(&mut vmm));
+    vmm.pause();
+    vmm.resume();
+    assert!(is_told(&mut vmm), "after a pause");
+    assert!(!is_told(&mut vmm), "once");
+    let kept = work.path().join("kept");
+    vmm.pause();
+    vmm.snapshot("Full", &kept);
+    drop(vmm);
+    free_socket(&first);
+    let mut vmm = Vmm::restore(&binary, &work.path().join("second"), &kept, &[]);
+    assert!(is_told(&mut vmm), "after a restore");
+    assert!(!is_told(&mut vmm), "once");
 }
 
 #[test]
