@@ -98,27 +98,19 @@ fn a_snapshot_of_the_first_version_is_restored_but_its_clock_can_not_step() {
     let Some(binary) = binary() else { return };
     let work = tempfile::tempdir().expect("a directory");
     let (kept, shown) = kept(&binary, work.path());
-    let state = fs::read(kept.join("state")).expect("there");
-    let end = state.iter().position(|&byte| byte == b'\n').expect("a first line");
-    let mut document: Value = serde_json::from_slice(&state[end + 1..]).expect("a document");
-    document
-        .as_object_mut()
-        .expect("an object")
-        .remove("saved_at_ns")
-        .expect("there");
-    for vcpu in document["vcpus"].as_array_mut().expect("a list") {
-        vcpu.as_object_mut()
+    rewrite(&kept, 1, |document| {
+        document
+            .as_object_mut()
             .expect("an object")
-            .remove("tsc_offset")
+            .remove("saved_at_ns")
             .expect("there");
-    }
-    let body = document.to_string();
-    let hash = sha256(&body);
-    fs::write(
-        kept.join("state"),
-        format!("ringwall-vm-snapshot 1 {} {hash}\n{body}", body.len()),
-    )
-    .expect("written");
+        for vcpu in document["vcpus"].as_array_mut().expect("a list") {
+            vcpu.as_object_mut()
+                .expect("an object")
+                .remove("tsc_offset")
+                .expect("there");
+        }
+    });
 
     let vmm = Vmm::start(&binary, &work.path().join("second"), &[]);
     let mut load = load_body(&kept, true);
@@ -130,6 +122,37 @@ fn a_snapshot_of_the_first_version_is_restored_but_its_clock_can_not_step() {
     free_socket(&work.path().join("first"));
     let mut vmm = Vmm::restore(&binary, &work.path().join("third"), &kept, &[]);
     assert!(time(&mut vmm) >= shown);
+}
+
+/// A host's clock may be anything, and so may be what a snapshot says of it.
+#[test]
+fn a_clock_never_goes_back_and_steps_by_anything() {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    let Some(binary) = binary() else { return };
+    let work = tempfile::tempdir().expect("a directory");
+    let (kept, shown) = kept(&binary, work.path());
+    for (saved_at_ns, least, most) in [(u64::MAX, Duration::ZERO, YEAR), (0, 50 * YEAR, 600 * YEAR)] {
+        rewrite(&kept, 2, |document| document["saved_at_ns"] = saved_at_ns.into());
+        let mut vmm = Vmm::start(&binary, &work.path().join(saved_at_ns.to_string()), &[]);
+        let mut body = load_body(&kept, true);
+        body["clock_realtime"] = true.into();
+        vmm.put("/snapshot/load", &body);
+        let step = time(&mut vmm).checked_sub(shown).expect("the clock went back");
+        assert!(step >= least && step < most, "{step:?} for {saved_at_ns}");
+        drop(vmm);
+        free_socket(&work.path().join("first"));
+    }
+}
+
+/// Changes a snapshot's document and gives it another version.
+fn rewrite(kept: &Path, version: u32, change: impl FnOnce(&mut Value)) {
+    let state = fs::read(kept.join("state")).expect("there");
+    let end = state.iter().position(|&byte| byte == b'\n').expect("a first line");
+    let mut document = serde_json::from_slice(&state[end + 1..]).expect("a document");
+    change(&mut document);
+    let body = document.to_string();
+    let head = format!("ringwall-vm-snapshot {version} {} {}", body.len(), sha256(&body));
+    fs::write(kept.join("state"), format!("{head}\n{body}")).expect("written");
 }
 
 /// The hash that a state file has in its first line.
