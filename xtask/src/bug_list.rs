@@ -6,7 +6,7 @@ use std::path::Path;
 /// The head of the table.
 const HEAD: &str = "| bug | tests |";
 /// As many bugs as are known; a row that is lost by an edit is missed.
-const BUGS: usize = 10;
+const BUGS: usize = 11;
 
 /// The rows of the table: a bug, and its tests as file and name.
 fn rows(document: &str) -> Vec<(&str, Vec<(&str, &str)>)> {

@@ -3,7 +3,7 @@
  *   s  the sum of the touched memory       w  changes one page of it          x  a read of a port and an address that nothing answers
  *   b  writes and reads disk 0             r  reads the entropy device        q p o  asks for shutdown, reports a panic, asks for a reboot
  *   a  switches off by ACPI                i  reads a port by a string instruction
- *   t  the time: kvm-clock in nanoseconds and the counter, both in hexadecimal
+ *   t  whether it was stopped; kvm-clock in nanoseconds and the counter, both in hexadecimal
  *   m  registers that nothing uses, which hold what start.S wrote
  *   k  gets a token of the metadata service n  reads /name there with it
  * Each is answered by one line. Virtio devices are found in their slots (virtio-mmio, VIRTIO 1.2 4.2). */
@@ -288,6 +288,9 @@ static void clock(void) {
         time = clock_page.time + (u64)((unsigned __int128)passed * clock_page.multiplier >> 32);
         __asm__ volatile("" ::: "memory");
     } while (version & 1 || version != clock_page.version);
+    /* PVCLOCK_GUEST_STOPPED: the host sets it, the guest clears it. */
+    text(clock_page.flags & 2 ? "stopped, " : "ran on, ");
+    clock_page.flags &= (u8)~2;
     text("time: ");
     hex(version ? time : 0);
     put(' ');

@@ -25,7 +25,15 @@ pub(crate) fn hold(cid: u32, port: u32, held: impl FnOnce() -> io::Result<()>) -
     held()?;
     match connection.read(&mut echo) {
         Ok(0) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),
+        // The latter if the reset came before the read began.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected
+            ) =>
+        {
+            Ok(())
+        }
         Ok(bytes) => Err(io::Error::other(format!("{bytes} bytes that nobody sent"))),
         Err(error) => Err(error),
     }

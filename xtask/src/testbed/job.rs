@@ -24,6 +24,9 @@ const UNIT_CRATES: [&str; 5] = [
     "ringwall-cgroup",
     "ringwall-confine",
 ];
+/// The tests that need a KVM with ordinary virtual machines, which few developers' machines have. Optimised, because their dependencies are
+/// built for `VMM_BINARIES` anyway.
+const KVM_TESTS: [&str; 5] = ["--release", "-p", "ringwall-arch", "--test", "boot"];
 /// A package and its executable.
 type Binary = (&'static str, &'static str);
 /// What the suites of the process tiers run.
@@ -112,7 +115,7 @@ fn fill(
     testbed: &Path,
     suites: &[&str],
 ) -> Result<PathBuf, TestbedError> {
-    for name in ["bin", "unit"] {
+    for name in ["bin", "unit", "kvm-tests"] {
         fs::create_dir(tree.join(name)).map_err(at(tree))?;
     }
     let scripts = testbed.join("guest");
@@ -125,10 +128,18 @@ fn fill(
     for (_, name) in binaries {
         copy_program(&built.join(name), &tree.join("bin").join(name))?;
     }
-    if suites.contains(&"unit") {
-        for (name, executable) in build_unit_tests(machine)? {
-            copy_program(&executable, &tree.join("unit").join(name))?;
+    let tests = |wanted: &[&str], folder: &str| {
+        for (name, executable) in build_tests(machine, wanted)? {
+            copy_program(&executable, &tree.join(folder).join(name))?;
         }
+        Ok::<(), TestbedError>(())
+    };
+    if suites.contains(&"unit") {
+        let packages = UNIT_CRATES.iter().flat_map(|name| ["-p", name]);
+        tests(&["--lib"].into_iter().chain(packages).collect::<Vec<_>>(), "unit")?;
+    }
+    if suites.contains(&"vmm") {
+        tests(&KVM_TESTS, "kvm-tests")?;
     }
     let list = tree.join("suites");
     fs::write(&list, suites.join("\n") + "\n").map_err(at(&list))?;
@@ -192,20 +203,19 @@ struct Profile {
     test: bool,
 }
 
-/// Builds the unit tests for the guest; returns their names and executables.
-fn build_unit_tests(machine: Machine) -> Result<Vec<(String, PathBuf)>, TestbedError> {
+/// Builds tests for the guest, those that cargo's words say; returns their names and executables.
+fn build_tests(machine: Machine, wanted: &[&str]) -> Result<Vec<(String, PathBuf)>, TestbedError> {
     let mut build = cargo();
     build.args([
         "test",
         "--quiet",
-        "--lib",
         "--no-run",
         "--message-format",
         "json",
         "--target",
         machine.triple(),
     ]);
-    build.args(UNIT_CRATES.iter().flat_map(|name| ["-p", name]));
+    build.args(wanted);
     let messages = command::text(&mut build)?;
     Ok(messages.lines().filter_map(test_executable).collect())
 }

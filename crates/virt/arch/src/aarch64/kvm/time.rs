@@ -29,7 +29,9 @@ impl Platform {
         // The frequency is the snapshot's as well: the fingerprint demands it.
         let ticks = clock::ticks(passed, counter_frequency());
         for id in COUNTERS {
-            if let Some(value) = counter(saved.iter().filter_map(|state| state.counter(id)), ticks) {
+            let values = saved.iter().filter_map(|state| state.counter(id).transpose());
+            let values = values.collect::<Result<Vec<_>, _>>()?;
+            if let Some(value) = counter(&values, ticks) {
                 first
                     .set_one_reg(id, &value.to_le_bytes())
                     .map_err(|source| VcpuError::RegisterRefused { id, source })?;
@@ -40,9 +42,14 @@ impl Platform {
 }
 
 impl VcpuState {
-    /// A saved register of 64 bits.
-    fn counter(&self, id: u64) -> Option<u64> {
-        let (_, value) = self.registers.as_slice().iter().find(|(saved, _)| *saved == id)?;
-        value.as_slice().try_into().ok().map(u64::from_le_bytes)
+    /// A saved register of 64 bits, if there is one with this number.
+    fn counter(&self, id: u64) -> Result<Option<u64>, VcpuError> {
+        let found = self.registers.as_slice().iter().find(|(saved, _)| *saved == id);
+        let Some((_, value)) = found else { return Ok(None) };
+        let value = value.as_slice();
+        let bytes = value
+            .try_into()
+            .map_err(|_| VcpuError::RegisterBytes { id, bytes: value.len() })?;
+        Ok(Some(u64::from_le_bytes(bytes)))
     }
 }
