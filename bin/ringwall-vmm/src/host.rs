@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kvm_ioctls::Kvm;
 use ringwall_arch::{Fingerprint, native};
@@ -56,6 +56,8 @@ pub(crate) struct Host {
     fingerprint: Option<Fingerprint>,
     /// When this process began, if it is to say how long the guest took to be ready (`--boot-timer`).
     begun: Option<Instant>,
+    /// How long a page fault handler may take for a page.
+    page_fault_patience: Option<Duration>,
 }
 
 impl Host {
@@ -65,6 +67,7 @@ impl Host {
         controller: Controller,
         on_vcpu_start: fn(),
         begun: Option<Instant>,
+        page_fault_patience: Option<Duration>,
     ) -> io::Result<Self> {
         Ok(Self {
             kvm,
@@ -76,6 +79,7 @@ impl Host {
             metrics: None,
             fingerprint: None,
             begun,
+            page_fault_patience,
         })
     }
 
@@ -280,7 +284,7 @@ impl Host {
                 SavedMemory::File(plan::open("memory file", path.as_path(), false).map_err(|error| fault(&error))?)
             }
             MemoryBackend::Uffd(path) => SavedMemory::Handler(
-                Connection::open(path.as_path()).map_err(|error| fault(&error))?,
+                Connection::open(path.as_path(), self.page_fault_patience).map_err(|error| fault(&error))?,
                 Box::new(|lost| tracing::error!("{lost}")),
             ),
         };

@@ -189,7 +189,8 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
         confine::vcpu_thread
     };
     let begun = args.boot_timer.then(Instant::now);
-    let mut host = Host::new(kvm, controller, on_vcpu_start, begun).map_err(RunError::Wait)?;
+    let patience = args.page_fault_patience();
+    let mut host = Host::new(kvm, controller, on_vcpu_start, begun, patience).map_err(RunError::Wait)?;
     if let Some(path) = &args.metadata {
         let text = read(path)?;
         let value = serde_json::from_slice(&text).map_err(|error| RunError::Refused(error.to_string()))?;

@@ -376,6 +376,86 @@ fn a_handler_that_never_answers_is_given_up_at_the_deadline() {
     );
 }
 
+/// A page may take two seconds; looks are an eighth of that apart.
+const TWO_SECONDS: [&str; 2] = ["--page-fault-timeout", "2"];
+const LATE: &str = "has not answered a page fault for 2 s";
+
+#[test]
+fn a_handler_that_lives_and_does_not_answer_ends_the_vm_in_time() {
+    let Some(binary) = vmm_binary() else { return };
+    let saved = Saved::make(&binary);
+    // Nobody reads the VMM's first fault: the handler has the mappings and does nothing, or does not even take them.
+    for mode in ["mute", "deaf"] {
+        saved.free();
+        let mut handler = saved.handler(mode, &["--mode", mode]);
+        let mut vmm = Vmm::start(&binary, &saved.folder(mode), &TWO_SECONDS);
+        let begun = Instant::now();
+        let _load = send_load(&saved.folder(mode), &handler.body(&saved.kept, true));
+        is_lost(&mut vmm, begun, Duration::from_secs(5), LATE);
+        assert!(
+            begun.elapsed() >= Duration::from_secs(2),
+            "it took {:?}",
+            begun.elapsed()
+        );
+        assert!(handler.child.try_wait().expect("a child").is_none(), "it has ended");
+    }
+    // It has read the fault of a vCPU, and does not answer it.
+    saved.free();
+    let mut handler = saved.handler("vcpu", &["--stall-at", "0x1000000"]);
+    let mut vmm = Vmm::start(&binary, &saved.folder("vcpu"), &TWO_SECONDS);
+    vmm.put("/snapshot/load", &handler.body(&saved.kept, true));
+    assert_eq!(vmm.tell(b'x'), "nothing: ok");
+    vmm.key(b's');
+    handler.until("stalled");
+    is_lost(&mut vmm, Instant::now(), Duration::from_secs(5), LATE);
+    // Stopped from outside, as by a debugger.
+    saved.free();
+    let handler = saved.handler("stopped", &[]);
+    let mut vmm = Vmm::start(&binary, &saved.folder("stopped"), &TWO_SECONDS);
+    vmm.put("/snapshot/load", &handler.body(&saved.kept, true));
+    assert_eq!(vmm.tell(b'x'), "nothing: ok");
+    let pid = rustix::process::Pid::from_child(&handler.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("stopped");
+    vmm.key(b's');
+    is_lost(&mut vmm, Instant::now(), Duration::from_secs(5), LATE);
+}
+
+#[test]
+fn a_handler_that_answers_slowly_is_not_ended() {
+    let Some(binary) = vmm_binary() else { return };
+    let saved = Saved::make(&binary);
+    // Each page takes 0.3 s, so that a fault waits at almost every look of this second.
+    let handler = saved.handler("a", &["--delay-ms", "300", "--pages", "1"]);
+    let mut vmm = Vmm::start(&binary, &saved.folder("a"), &["--page-fault-timeout", "1"]);
+    vmm.put("/snapshot/load", &handler.body(&saved.kept, true));
+    // 2,048 pages: it is at it for as long as this looks.
+    vmm.key(b's');
+    std::thread::sleep(Duration::from_secs(5));
+    assert!(vmm.child.try_wait().expect("a child").is_none(), "{}", vmm.log());
+    assert_eq!(vmm.ask("GET", "/", None).0, 200);
+    // Nor is one that does nothing while there is nothing to do.
+    saved.free();
+    let handler = saved.handler("b", &[]);
+    let mut vmm = Vmm::start(&binary, &saved.folder("b"), &["--page-fault-timeout", "1"]);
+    vmm.put("/snapshot/load", &handler.body(&saved.kept, true));
+    assert_eq!(vmm.tell(b's'), saved.sum);
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(vmm.tell(b's'), saved.sum);
+}
+
+#[test]
+fn without_a_timeout_a_page_may_take_any_time() {
+    let Some(binary) = vmm_binary() else { return };
+    let saved = Saved::make(&binary);
+    let mut handler = saved.handler("a", &["--stall-at", "0x1000000"]);
+    let mut vmm = Vmm::start(&binary, &saved.folder("a"), &["--page-fault-timeout", "0"]);
+    vmm.put("/snapshot/load", &handler.body(&saved.kept, true));
+    vmm.key(b's');
+    handler.until("stalled");
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(vmm.child.try_wait().expect("a child").is_none(), "{}", vmm.log());
+}
+
 #[test]
 fn a_slow_handler_slows_the_load_and_no_more() {
     let Some(binary) = vmm_binary() else { return };
