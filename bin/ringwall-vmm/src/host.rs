@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,8 @@ pub(crate) struct Host {
     prepared: Option<Shell>,
     /// Run first on each vCPU's thread.
     on_vcpu_start: fn(),
+    /// What the serial port's output goes to, to wait on.
+    console: Option<OwnedFd>,
     /// Where counters go.
     metrics: Option<File>,
     /// What guests are shown of this host; asked for once, because the answer costs a VM on aarch64.
@@ -76,6 +79,7 @@ impl Host {
             machine: None,
             prepared: None,
             on_vcpu_start,
+            console: None,
             metrics: None,
             fingerprint: None,
             begun,
@@ -117,6 +121,11 @@ impl Host {
             match key {
                 Key::Wake | Key::Other(_) => others.push(key),
                 Key::SerialInput | Key::SerialRoom => console::feed(machine, &self.events, key)?,
+                Key::SerialWaiting | Key::ConsoleWritable => {
+                    if let Some(output) = &self.console {
+                        console::drain(machine, &self.events, output)?;
+                    }
+                }
                 key => {
                     for event in machine.handle(key, &self.events)? {
                         if let (MachineEvent::System(SystemEvent::Ready), Some(begun)) = (&event, self.begun.take()) {
@@ -131,6 +140,13 @@ impl Host {
             }
         }
         Ok((others, None))
+    }
+
+    /// Gives the console what the guest said last.
+    pub(crate) fn finish_console(&self) {
+        if let (Some(machine), Some(output)) = (&self.machine, &self.console) {
+            console::finish(machine, output);
+        }
     }
 
     fn perform(&mut self, command: &Command) -> Result<Answer, Fault> {
@@ -221,10 +237,12 @@ impl Host {
         Ok(shell)
     }
 
-    fn around(&self) -> Result<Surroundings, Fault> {
+    fn around(&mut self) -> Result<Surroundings, Fault> {
         let output = console::output(self.controller.resources()).map_err(|error| fault(&error))?;
+        let waited = output.as_fd().try_clone_to_owned().map_err(|error| fault(&error))?;
+        self.console = Some(waited);
         Ok(Surroundings {
-            console: output,
+            console: Box::new(output),
             on_vcpu_start: self.on_vcpu_start,
             pagemap: File::open("/proc/self/pagemap").map_err(|error| fault(&error))?,
         })

@@ -9,4 +9,5 @@ mod console;
 mod host;
 mod logging;
 mod metrics;
+mod outlet;
 pub mod run;

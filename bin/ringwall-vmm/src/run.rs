@@ -84,14 +84,10 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> Exit {
     match perform(&args) {
         Ok(exit) => exit,
         Err(error) => {
-            say(&format!("Error: {}", with_causes(&error)));
+            logging::say(&format!("Error: {}", with_causes(&error)));
             error.exit()
         }
     }
-}
-
-fn say(text: &str) {
-    let _closed = writeln!(io::stderr(), "{text}");
 }
 
 fn print(text: &str) {
@@ -226,6 +222,7 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
             .map_err(RunError::Wait)?;
     }
     let end = attend(&mut host, clients.as_ref())?;
+    host.finish_console();
     drop(socket);
     Ok(conclude(&end))
 }

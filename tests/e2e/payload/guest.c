@@ -2,7 +2,7 @@
  *
  *   s  the sum of the touched memory       w  changes one page of it          x  a read of a port and an address that nothing answers
  *   b  writes and reads disk 0             r  reads the entropy device        q p o  asks for shutdown, reports a panic, asks for a reboot
- *   a  switches off by ACPI
+ *   a  switches off by ACPI                m  writes 1 MiB of numbered lines, then says ready again
  * Each is answered by one line. Virtio devices are found in their slots (virtio-mmio, VIRTIO 1.2 4.2). */
 #include "traps.h"
 
@@ -129,6 +129,14 @@ static void sum(void) {
     put('\n');
 }
 
+static void many(void) {
+    for (u64 line = 0; line < (1 << 20) / 17 + 1; line++) {
+        hex(line);
+        put('\n');
+    }
+    out32(CONTROL + 8, 1);
+}
+
 static void nothing(void) {
     u8 port = in8(0x1234);
     u32 memory = *(volatile u32 *)0xd0000000ul;
@@ -156,6 +164,7 @@ void user_main(void) {
         case 'p': out32(CONTROL + 12, 7); out32(CONTROL + 8, 4); break;
         case 'o': out32(CONTROL + 8, 3); break;
         case 'a': out8(CONTROL + 16, 5 << 2 | 0x20); break;
+        case 'm': many(); break;
         case '\n': break;
         default: text("what?\n");
         }

@@ -85,6 +85,19 @@ impl Vmm {
         fs::create_dir_all(folder).expect("made");
         let console = File::create(folder.join("console")).expect("made");
         let log = File::create(folder.join("log")).expect("made");
+        Vmm::start_with(binary, folder, flags, console, log)
+    }
+
+    /// Starts one with its socket in `folder`, and its console and log wherever.
+    #[must_use]
+    pub fn start_with(
+        binary: &Path,
+        folder: &Path,
+        flags: &[&str],
+        console: impl Into<Stdio>,
+        log: impl Into<Stdio>,
+    ) -> Self {
+        fs::create_dir_all(folder).expect("made");
         let child = Command::new(binary)
             .arg("--api-sock")
             .arg(folder.join("api"))

@@ -46,7 +46,7 @@ pub struct Planned {
 
 /// What a machine needs of the program around it.
 pub struct Surroundings {
-    /// Where the serial port's output goes; must not wait.
+    /// Where the serial port's output goes; must not wait (`WouldBlock` instead), and what is left is given to it by `Serial::drain_output`.
     pub console: Box<dyn Write + Send>,
     /// Run on each vCPU's thread before the guest: the system-call filter.
     pub on_vcpu_start: fn(),
@@ -609,7 +609,12 @@ impl Machine {
                 let _empty = self.wake.read();
                 return Ok(self.vcpu_events.try_iter().map(MachineEvent::Vcpu).collect());
             }
-            Key::Wake | Key::SerialInput | Key::SerialRoom | Key::Other(_) => {}
+            Key::Wake
+            | Key::SerialInput
+            | Key::SerialRoom
+            | Key::SerialWaiting
+            | Key::ConsoleWritable
+            | Key::Other(_) => {}
         }
         Ok(Vec::new())
     }
