@@ -106,11 +106,15 @@ request:
         je      4f
         cmpl    $2, %edi
         je      5f
+        cmpl    $3, %edi
+        je      7f
         outb    %al, %dx
         iretq
 4:      inb     %dx, %al
         iretq
 5:      outl    %eax, %dx
+        iretq
+7:      rep outsb
         iretq
 
 fatal:

@@ -17,6 +17,9 @@ static inline u8 in8(u16 port) {
 static inline void out32(u16 port, u32 value) {
     __asm__ volatile("ud2" ::"D"(2), "d"(port), "a"(value) : "memory");
 }
+static inline void out_bytes(u16 port, const void *bytes, u64 count) {
+    __asm__ volatile("ud2" : "+S"(bytes), "+c"(count) : "D"(3), "d"(port) : "memory");
+}
 static inline u64 ticks(void) {
     u32 low, high;
     __asm__ volatile("rdtsc" : "=a"(low), "=d"(high));

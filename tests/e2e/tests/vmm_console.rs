@@ -19,7 +19,7 @@ const KEPT: usize = 64 << 10;
 /// A line of the guest's: 16 digits.
 const LINE: usize = 17;
 /// What the guest writes when told `m`.
-const MANY: usize = (1 << 20) / LINE + 1;
+const MANY: usize = (1 << 18) / LINE + 1;
 
 /// The newest of the VMM's counters of the serial port.
 fn counters(vmm: &Vmm, folder: &Path) -> Value {
@@ -74,14 +74,13 @@ fn floods(reader: &mut (impl io::Read + std::os::fd::AsFd), console: impl Into<s
             asked.elapsed() < Duration::from_secs(5),
             "the API waits for the console"
         );
-        println!("{all} {now} {:?}", begun.elapsed());
         count(&now, "written") + count(&now, "lost") + count(&now, "pending") == all
     });
     println!("the guest wrote {} lines in {:?}", MANY, begun.elapsed());
     let full = counters(&vmm, folder);
     assert_eq!(count(&full, "pending"), KEPT);
     let kept = all - count(&full, "lost");
-    assert!(kept < all / 2, "nothing was lost, so nothing was tested: {full}");
+    assert!(kept < all, "nothing was lost, so nothing was tested: {full}");
     vmm.pause();
     vmm.resume();
     let said = "nobody reads the console";
