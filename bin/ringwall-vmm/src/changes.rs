@@ -1,13 +1,12 @@
 //! What clients may change of a machine's devices after its start.
 
-use std::path::Path;
-
 use ringwall_devices::virtio::DeviceError;
 use ringwall_devices::virtio::balloon::{Balloon, SetBalloonError};
 use ringwall_devices::virtio::block::{Block, ReplaceDiskError};
 use ringwall_devices::virtio::net::Net;
 use ringwall_vmm::machine::Machine;
-use ringwall_vmm::plan::{self, PlanError};
+use ringwall_vmm::open::{self, OpenError};
+use ringwall_vmm::plan;
 use ringwall_vmm_proto::{
     Answer, BalloonStatistics, BalloonStatisticsUpdate, BalloonUpdate, Drive, DriveUpdate, NetworkUpdate, RateLimiter,
 };
@@ -19,7 +18,7 @@ pub(crate) enum ChangeError {
     #[error("there is no device {0}")]
     NoDevice(String),
     #[error(transparent)]
-    Plan(#[from] PlanError),
+    Open(#[from] OpenError),
     #[error("the drive's file can't be replaced")]
     Replace(#[from] ReplaceDiskError),
     #[error("the rate limiter can't be changed")]
@@ -40,7 +39,7 @@ pub(crate) fn drive(machine: &Machine, known: &Drive, update: &DriveUpdate) -> R
     let attached = machine.device(&id).ok_or_else(|| ChangeError::NoDevice(id.clone()))?;
     let file = match &update.path_on_host {
         // Opened before the device is held: opening can take long.
-        Some(path) => Some(plan::open("drive", Path::new(path.as_str()), !known.is_read_only)?),
+        Some(path) => Some(open::disk(path.as_path(), !known.is_read_only)?),
         None => None,
     };
     let limits = update.rate_limiter.as_ref().map(plan::limits_as_told);

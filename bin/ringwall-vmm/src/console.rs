@@ -1,20 +1,28 @@
 //! The serial port's other end: standard output, or the file that the configuration names; and standard input.
 
-use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::time::{Duration, Instant};
 
 use ringwall_vmm::event_loop::{EventLoop, Key};
 use ringwall_vmm::machine::Machine;
 use ringwall_vmm_proto::Resources;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use thiserror::Error;
 
-use crate::outlet::Outlet;
+use crate::outlet::{self, OpenOutletError, Outlet};
 
 /// Most bytes of input taken at once: more than the port's FIFO holds is given back to nobody.
 const INPUT_BYTES: usize = 64;
+
+/// Why there is nowhere for the guest's output.
+#[derive(Debug, Error)]
+pub(crate) enum OpenConsoleError {
+    #[error("standard output can't be used for the serial port")]
+    StandardOutput(#[source] io::Error),
+    #[error(transparent)]
+    File(#[from] OpenOutletError),
+}
 
 /// How long the end of the VM waits for somebody to read the guest's last words.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -23,19 +31,15 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// What opening says.
-pub(crate) fn output(resources: &Resources) -> io::Result<Outlet> {
+pub(crate) fn output(resources: &Resources) -> Result<Outlet, OpenConsoleError> {
     let path = resources
         .serial
         .as_ref()
         .and_then(|serial| serial.serial_out_path.as_ref());
-    let Some(path) = path else {
-        return Outlet::shared(io::stdout().as_fd());
-    };
-    let mut options = OpenOptions::new();
-    options.append(true).create(true).mode(0o600);
-    // A FIFO without reader must not stop the VMM, and one that is full not the guest.
-    options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits().try_into().unwrap_or_default());
-    Ok(Outlet::own(options.open(path.as_path())?))
+    match path {
+        None => Outlet::shared(io::stdout().as_fd()).map_err(OpenConsoleError::StandardOutput),
+        Some(path) => Ok(Outlet::own(outlet::open("serial port", path.as_path())?)),
+    }
 }
 
 /// Gives the console what it has not taken, as far as it takes it, and waits for it as long as something is left. `console` is open for the

@@ -12,6 +12,7 @@ use ringwall_devices::system_control::SystemEvent;
 use ringwall_vmm::event_loop::{EventLoop, Key};
 use ringwall_vmm::machine::{BootFiles, Machine, MachineEvent, Planned, SavedMemory, Surroundings};
 use ringwall_vmm::memory::MemoryOptions;
+use ringwall_vmm::open;
 use ringwall_vmm::plan;
 use ringwall_vmm::shell::{Shell, ShellOptions};
 use ringwall_vmm::snapshot::document::Document;
@@ -23,7 +24,7 @@ use ringwall_vmm_proto::{
     LoadSnapshot, MemoryBackend, Resources, SnapshotKind,
 };
 
-use crate::{changes, console, logging, metrics};
+use crate::{changes, console, logging, metrics, outlet};
 
 /// How a VM ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -201,7 +202,9 @@ impl Host {
                 }
             }
             Command::SetMetrics(wanted) => {
-                self.metrics = Some(metrics::open(wanted.metrics_path.as_path()).map_err(|error| fault(&error))?);
+                let path = wanted.metrics_path.as_path();
+                // A full named pipe is an error when counters are written, not a VMM that waits.
+                self.metrics = Some(outlet::open("metrics", path).map_err(|error| fault(&error))?);
             }
             Command::FlushMetrics => {
                 // Without a file nothing is kept, and nothing is left to be written.
@@ -254,7 +257,7 @@ impl Host {
             return Err(Fault::bad_request(&"there is no kernel to boot"));
         };
         let shell = self.shell(options_of(&resources))?;
-        let open = |what: &str, path: &Path| plan::open(what, path, false).map_err(|error| fault(&error));
+        let open = |what, path: &Path| open::file(what, path, false).map_err(|error| fault(&error));
         let command_line = command_line(&resources, boot.command_line());
         let mut seed = [0; 64];
         rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty()).map_err(|error| fault(&error))?;
@@ -279,7 +282,7 @@ impl Host {
     }
 
     fn load(&mut self, load: &LoadSnapshot) -> Result<(), Fault> {
-        let state = plan::open("state file", load.snapshot_path.as_path(), false).map_err(|error| fault(&error))?;
+        let state = open::file("state file", load.snapshot_path.as_path(), false).map_err(|error| fault(&error))?;
         let mut document: Document = state_file::decode(state).map_err(|error| fault(&error))?;
         let here = self.fingerprint()?;
         if let Err(reasons) = here.fits(&document.fingerprint) {
@@ -299,7 +302,7 @@ impl Host {
         resources.apply_load(load).map_err(|error| fault(&error))?;
         let memory = match &load.memory {
             MemoryBackend::File(path) => {
-                SavedMemory::File(plan::open("memory file", path.as_path(), false).map_err(|error| fault(&error))?)
+                SavedMemory::File(open::file("memory file", path.as_path(), false).map_err(|error| fault(&error))?)
             }
             MemoryBackend::Uffd(path) => SavedMemory::Handler(
                 Connection::open(path.as_path(), self.page_fault_patience).map_err(|error| fault(&error))?,

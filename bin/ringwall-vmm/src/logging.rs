@@ -1,10 +1,8 @@
 //! The log: one line for each event, to standard error or a file; both, and how much, may be changed while the VMM runs. It waits for nobody:
 //! a line that is not taken is lost, and the next one that is says how many were.
 
-use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,7 +12,7 @@ use ringwall_vmm_proto::Level;
 use tracing::Metadata;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::outlet::Outlet;
+use crate::outlet::{self, OpenOutletError, Outlet};
 
 /// Where lines go.
 static LINES: Mutex<Lines> = Mutex::new(Lines {
@@ -150,12 +148,8 @@ pub(crate) fn begin(level: Option<Level>, show_level: bool, show_origin: bool) {
 ///
 /// # Errors
 /// What opening says.
-pub(crate) fn to_file(path: &Path) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    // For reading too: a named pipe can then be opened before its reader comes (fifo(7)), and a full one does not stop the VMM.
-    options.read(true).append(true).create(true).mode(0o600);
-    options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits().try_into().unwrap_or_default());
-    let file = options.open(path)?;
+pub(crate) fn to_file(path: &Path) -> Result<(), OpenOutletError> {
+    let file = outlet::open("log", path)?;
     let mut lines = lines();
     lines.outlet = Some(Outlet::own(file));
     lines.rest.clear();

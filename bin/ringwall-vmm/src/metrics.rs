@@ -1,26 +1,12 @@
 //! Counters: one line of JSON each time they are asked for, appended to a file or named pipe.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ringwall_vmm::machine::Machine;
 use serde_json::{Map, Value, json};
-
-/// Opens where counters go. A full named pipe is an error, not a VMM that waits.
-///
-/// # Errors
-/// What opening says.
-pub(crate) fn open(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    // For reading too: a named pipe can then be opened before its reader comes (fifo(7)).
-    options.read(true).append(true).create(true).mode(0o600);
-    options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits().try_into().unwrap_or_default());
-    options.open(path)
-}
 
 /// Writes the counters of a machine.
 ///

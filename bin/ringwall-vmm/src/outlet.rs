@@ -11,9 +11,11 @@
 //! | socket | sent to with `MSG_DONTWAIT` |
 //! | file, other device | never waits for a reader |
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -24,6 +26,30 @@ use rustix::net::{SendFlags, send};
 const PIPE_BUF: usize = 4096;
 /// A terminal that says it is writable takes one byte.
 const TERMINAL_BYTES: usize = 1;
+
+/// A file that something can't be written to.
+#[derive(Debug, thiserror::Error)]
+#[error("can't open {path} for the {what}")]
+pub(crate) struct OpenOutletError {
+    what: &'static str,
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// Opens a file or named pipe to append to; what it does not take later is an error and not a wait.
+pub(crate) fn open(what: &'static str, path: &Path) -> Result<File, OpenOutletError> {
+    let mut options = OpenOptions::new();
+    // For reading too: a named pipe can then be opened before its reader comes (fifo(7)).
+    options.read(true).append(true).create(true).mode(0o600);
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    options.custom_flags(flags.bits().try_into().unwrap_or_default());
+    options.open(path).map_err(|source| OpenOutletError {
+        what,
+        path: path.to_owned(),
+        source,
+    })
+}
 
 /// How not to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,15 +1,16 @@
 //! From the command line to the end of the VM.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Write};
 use std::os::fd::{FromRawFd as _, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use kvm_ioctls::Kvm;
 use ringwall_vmm::event_loop::{Key, borrowed};
+use ringwall_vmm::open::{self, OpenError};
 use ringwall_vmm::snapshot::document::Document;
 use ringwall_vmm::snapshot::{memory_file, state_file};
 use ringwall_vmm_proto::{
@@ -26,6 +27,7 @@ use crate::args::{self, Api, Args, Exit, Mode};
 use crate::confine::{self, ConfineError, Thread};
 use crate::host::{End, Host, options_of};
 use crate::logging;
+use crate::outlet::OpenOutletError;
 
 /// Why there is no VM, or no more.
 #[derive(Debug, Error)]
@@ -39,8 +41,20 @@ enum RunError {
         "this host's KVM runs ordinary guests only by emulating their instructions (no vmx or svm in /proc/cpuinfo), and --require-hardware was given"
     )]
     NoHardware,
-    #[error("can't read {path}")]
-    Read { path: String, source: io::Error },
+    #[error("can't read the {what} {path}")]
+    Read {
+        what: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    OpenOutlet(#[from] OpenOutletError),
+    #[error("can't merge the memory files")]
+    Merge(#[source] io::Error),
+    #[error("the metadata {path} is no JSON")]
+    Metadata { path: PathBuf, source: serde_json::Error },
     #[error(transparent)]
     ConfigFile(#[from] ConfigFileError),
     #[error("{0}")]
@@ -64,8 +78,9 @@ enum RunError {
 impl RunError {
     const fn exit(&self) -> Exit {
         match self {
-            Self::ConfigFile(_) | Self::Refused(_) | Self::Need(_) => Exit::BadUsage,
-            Self::NoDescriptor(_) => Exit::BadUsage,
+            Self::ConfigFile(_) | Self::Refused(_) | Self::Need(_) | Self::NoDescriptor(_) => Exit::BadUsage,
+            Self::Read { .. } | Self::Open(_) | Self::OpenOutlet(_) | Self::Metadata { .. } => Exit::BadUsage,
+            Self::StateFile(_) | Self::Listen(_) => Exit::BadUsage,
             _ => Exit::Failure,
         }
     }
@@ -109,10 +124,7 @@ fn perform(args: &Args) -> Result<Exit, RunError> {
     match args.mode() {
         Mode::SnapshotVersion => print(&format!("v{}", state_file::VERSION)),
         Mode::DescribeSnapshot(path) => {
-            let file = File::open(&path).map_err(|source| RunError::Read {
-                path: path.display().to_string(),
-                source,
-            })?;
+            let file = open::file("state file", &path, false)?;
             let document: Document = state_file::decode(file)?;
             print(&format!("v{}: {}", state_file::VERSION, document.describe()));
         }
@@ -123,18 +135,9 @@ fn perform(args: &Args) -> Result<Exit, RunError> {
 }
 
 fn merge(full: &Path, difference: &Path) -> Result<(), RunError> {
-    let open = |path: &Path, write| {
-        let opened = OpenOptions::new().read(true).write(write).open(path);
-        opened.map_err(|source| RunError::Read {
-            path: path.display().to_string(),
-            source,
-        })
-    };
-    let merged = memory_file::merge(&open(full, true)?, &open(difference, false)?);
-    let written = merged.map_err(|source| RunError::Read {
-        path: full.display().to_string(),
-        source,
-    })?;
+    let difference = open::file("difference", difference, false)?;
+    let full = open::file("memory file", full, true)?;
+    let written = memory_file::merge(&full, &difference).map_err(RunError::Merge)?;
     print(&format!("{} bytes merged", written.bytes));
     Ok(())
 }
@@ -188,8 +191,11 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
     let patience = args.page_fault_patience();
     let mut host = Host::new(kvm, controller, on_vcpu_start, begun, patience).map_err(RunError::Wait)?;
     if let Some(path) = &args.metadata {
-        let text = read(path)?;
-        let value = serde_json::from_slice(&text).map_err(|error| RunError::Refused(error.to_string()))?;
+        let text = read("metadata", path)?;
+        let value = serde_json::from_slice(&text).map_err(|source| RunError::Metadata {
+            path: path.clone(),
+            source,
+        })?;
         host.act(Action::PutMmds(value)).map_err(|fault| refused(&fault))?;
     }
     if let Some(path) = &args.metrics_path {
@@ -199,9 +205,9 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
             .map_err(|fault| refused(&fault))?;
     }
     if let Some(path) = &args.config_file {
-        let file = ConfigFile::parse(&read(path)?)?;
+        let file = ConfigFile::parse(&read("configuration", path)?)?;
         if let Some(template) = &file.cpu_config {
-            let body = read(template.as_path())?;
+            let body = read("CPU template", template.as_path())?;
             let request = ringwall_vmm_proto::parse(Method::Put, "/cpu-config", &body);
             let request = request.map_err(|error| RunError::Refused(error.to_string()))?;
             host.act(request.action).map_err(|fault| refused(&fault))?;
@@ -315,9 +321,11 @@ fn refused(fault: &Fault) -> RunError {
     RunError::Refused(fault.message().to_owned())
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, RunError> {
+/// Not by [`open`]: a shell gives a configuration by a pipe too.
+fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, RunError> {
     fs::read(path).map_err(|source| RunError::Read {
-        path: path.display().to_string(),
+        what,
+        path: path.to_owned(),
         source,
     })
 }
@@ -353,9 +361,6 @@ fn log(args: &Args) -> Result<(), RunError> {
     logging::begin(args.level, args.show_level, args.show_log_origin);
     match &args.log_path {
         None => Ok(()),
-        Some(path) => logging::to_file(path).map_err(|source| RunError::Read {
-            path: path.display().to_string(),
-            source,
-        }),
+        Some(path) => Ok(logging::to_file(path)?),
     }
 }

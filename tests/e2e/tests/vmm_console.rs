@@ -61,7 +61,6 @@ fn floods(reader: &mut (impl io::Read + std::os::fd::AsFd), console: impl Into<s
     vmm.configure(&json!({}));
     vmm.put("/actions", &json!({"action_type": "InstanceStart"}));
     let greeting = read_to(reader, b"READY\n");
-    let begun = Instant::now();
     vmm.key(b'm');
     // Nobody reads. The guest writes all it has, and the API answers meanwhile.
     let all = greeting.len() + MANY * LINE;
@@ -76,7 +75,6 @@ fn floods(reader: &mut (impl io::Read + std::os::fd::AsFd), console: impl Into<s
         );
         count(&now, "written") + count(&now, "lost") + count(&now, "pending") == all
     });
-    println!("the guest wrote {} lines in {:?}", MANY, begun.elapsed());
     let full = counters(&vmm, folder);
     assert_eq!(count(&full, "pending"), KEPT);
     let kept = all - count(&full, "lost");
@@ -102,10 +100,8 @@ fn floods(reader: &mut (impl io::Read + std::os::fd::AsFd), console: impl Into<s
     // Its last words are waited for, but not for long.
     vmm.key(b'm');
     eventually("a full console", || count(&counters(&vmm, folder), "pending") == KEPT);
-    let ending = Instant::now();
     vmm.key(b'q');
     assert_eq!(vmm.ended().code(), Some(0));
-    println!("it ended in {:?}", ending.elapsed());
 }
 
 #[test]

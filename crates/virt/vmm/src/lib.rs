@@ -5,6 +5,7 @@ pub mod board;
 pub mod event_loop;
 pub mod machine;
 pub mod memory;
+pub mod open;
 pub mod plan;
 pub mod shell;
 pub mod snapshot;

@@ -1,6 +1,5 @@
 //! From the configuration to devices: every path is opened here, and nothing is resolved later.
 
-use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
 
@@ -14,6 +13,7 @@ use ringwall_vmm_proto::{Drive, IoEngine, NetworkInterface, RateLimiter, Resourc
 use thiserror::Error;
 
 use crate::machine::Planned;
+use crate::open::{self, OpenError};
 
 /// How the devices that have no name in the configuration are named.
 pub const VSOCK: &str = "vsock";
@@ -26,16 +26,8 @@ pub const BALLOON: &str = "balloon";
 #[derive(Debug, Error)]
 pub enum PlanError {
     /// A file can't be opened.
-    #[error("can't open the {what} {path}")]
-    Open {
-        /// What it is for.
-        what: String,
-        /// Which.
-        path: String,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// The socket for vsock.
     #[error("can't listen on {path} for vsock")]
     Listen {
@@ -91,7 +83,7 @@ pub fn devices(resources: &Resources) -> Result<Vec<Planned>, PlanError> {
     let mut planned = Vec::new();
     for drive in &resources.drives {
         let id = drive.drive_id.to_string();
-        let file = open("drive", drive.path_on_host.as_path(), !drive.is_read_only)?;
+        let file = open::disk(drive.path_on_host.as_path(), !drive.is_read_only)?;
         let device = Block::new(&id, file, block_options(drive))
             .map_err(|source| PlanError::Drive { id: id.clone(), source })?;
         planned.push(Planned {
@@ -204,18 +196,4 @@ fn bucket(bucket: TokenBucket) -> BucketSpec {
         one_time_burst: bucket.one_time_burst.unwrap_or(0),
         refill_time_ms: bucket.refill_time_ms,
     }
-}
-
-/// Opens a file of the configuration.
-///
-/// # Errors
-/// See [`PlanError::Open`].
-pub fn open(what: &str, path: &Path, writable: bool) -> Result<File, PlanError> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(writable);
-    options.open(path).map_err(|source| PlanError::Open {
-        what: what.to_owned(),
-        path: path.display().to_string(),
-        source,
-    })
 }
