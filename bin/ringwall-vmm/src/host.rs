@@ -16,6 +16,7 @@ use ringwall_vmm::open;
 use ringwall_vmm::plan;
 use ringwall_vmm::shell::{Shell, ShellOptions};
 use ringwall_vmm::snapshot::document::Document;
+use ringwall_vmm::snapshot::handler_watch::LastWords;
 use ringwall_vmm::snapshot::uffd::Connection;
 use ringwall_vmm::snapshot::{state_file, store};
 use ringwall_vmm::vcpu::VcpuEvent;
@@ -24,19 +25,23 @@ use ringwall_vmm_proto::{
     LoadSnapshot, MemoryBackend, Resources, SnapshotKind,
 };
 
+use crate::api::{Event, EventLog};
 use crate::{changes, console, logging, metrics, outlet};
+
+/// How long the end is kept up for those who follow the events when the page fault handler is lost.
+const FOLLOWERS_LAST_MOMENT: Duration = Duration::from_millis(200);
 
 /// How a VM ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum End {
     /// The guest switched itself off.
-    Shutdown,
+    Shutdown { argument: u32 },
     /// The guest has reset its machine, which a VMM of one VM answers by ending: so Firecracker's guests switch themselves off.
     Reset,
     /// The guest has asked to be started again.
     Reboot,
     /// The guest's kernel panicked and said so.
-    Panic,
+    Panic { argument: u32 },
     /// A vCPU can't go on.
     Failed(String),
 }
@@ -62,6 +67,8 @@ pub(crate) struct Host {
     begun: Option<Instant>,
     /// How long a page fault handler may take for a page.
     page_fault_patience: Option<Duration>,
+    /// What clients are told of.
+    told: EventLog,
 }
 
 impl Host {
@@ -72,6 +79,7 @@ impl Host {
         on_vcpu_start: fn(),
         begun: Option<Instant>,
         page_fault_patience: Option<Duration>,
+        told: EventLog,
     ) -> io::Result<Self> {
         Ok(Self {
             kvm,
@@ -85,6 +93,7 @@ impl Host {
             fingerprint: None,
             begun,
             page_fault_patience,
+            told,
         })
     }
 
@@ -129,9 +138,12 @@ impl Host {
                 }
                 key => {
                     for event in machine.handle(key, &self.events)? {
-                        if let (MachineEvent::System(SystemEvent::Ready), Some(begun)) = (&event, self.begun.take()) {
-                            // Asked for, so it is said at every level but "off".
-                            tracing::error!(us = begun.elapsed().as_micros(), "the guest is ready");
+                        if event == MachineEvent::System(SystemEvent::Ready) {
+                            self.told.post(&Event::Ready);
+                            if let Some(begun) = self.begun.take() {
+                                // Asked for, so it is said at every level but "off".
+                                tracing::error!(us = begun.elapsed().as_micros(), "the guest is ready");
+                            }
                         }
                         if let Some(end) = end_of(event) {
                             return Ok((others, Some(end)));
@@ -306,7 +318,7 @@ impl Host {
             }
             MemoryBackend::Uffd(path) => SavedMemory::Handler(
                 Connection::open(path.as_path(), self.page_fault_patience).map_err(|error| fault(&error))?,
-                Box::new(|lost| tracing::error!("{lost}")),
+                last_words(self.told.clone()),
             ),
         };
         document.options.memory.track_dirty = load.track_dirty_pages;
@@ -328,6 +340,16 @@ impl Host {
         self.machine = Some(machine);
         Ok(())
     }
+}
+
+/// What is said when the page fault handler is lost. The thread that says it is not waited for longer than a moment.
+fn last_words(told: EventLog) -> LastWords {
+    Box::new(move |lost| {
+        tracing::error!("{lost}");
+        let reason = lost.to_string();
+        told.post(&Event::PageFaultHandlerLost { reason });
+        told.finish(FOLLOWERS_LAST_MOMENT);
+    })
 }
 
 /// Everything that takes a capability (a tap, a disk) is open now. vCPUs' threads are started after this and have none either.
@@ -394,12 +416,11 @@ fn end_of(event: MachineEvent) -> Option<End> {
             tracing::info!("the guest is ready");
             None
         }
-        MachineEvent::System(SystemEvent::Shutdown { .. }) | MachineEvent::Vcpu(VcpuEvent::Shutdown) => {
-            Some(End::Shutdown)
-        }
+        MachineEvent::System(SystemEvent::Shutdown { code }) => Some(End::Shutdown { argument: code }),
+        MachineEvent::Vcpu(VcpuEvent::Shutdown) => Some(End::Shutdown { argument: 0 }),
         MachineEvent::System(SystemEvent::Reboot) => Some(End::Reboot),
         MachineEvent::Vcpu(VcpuEvent::Reset) => Some(End::Reset),
-        MachineEvent::System(SystemEvent::Panic { .. }) => Some(End::Panic),
+        MachineEvent::System(SystemEvent::Panic { reason }) => Some(End::Panic { argument: reason }),
         MachineEvent::Vcpu(VcpuEvent::Failed { vcpu, why }) => Some(End::Failed(format!("vCPU {vcpu}: {why}"))),
     }
 }

@@ -6,7 +6,7 @@ use std::io::{self, BufRead as _, BufReader, Write};
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kvm_ioctls::Kvm;
 use ringwall_vmm::event_loop::{Key, borrowed};
@@ -20,8 +20,8 @@ use thiserror::Error;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::api::{
-    ApiRequest, Limits, Link, ListenError, Listener, Server, ServerHandle, StartServerError, UnmetNeedError,
-    check_needs,
+    ApiRequest, Event, EventLog, Limits, Link, ListenError, Listener, Server, ServerHandle, StartServerError,
+    UnmetNeedError, check_needs,
 };
 use crate::args::{self, Api, Args, Exit, Mode};
 use crate::confine::{self, ConfineError, Thread};
@@ -146,17 +146,33 @@ fn merge(full: &Path, difference: &Path) -> Result<(), RunError> {
 struct Clients {
     wake: EventFd,
     requests: Receiver<ApiRequest>,
-    _server: ServerHandle,
+    server: ServerHandle,
 }
+
+impl Clients {
+    /// Waits until those who follow the events know all of them, but not long.
+    fn finish(self, told: &EventLog) {
+        // First those who wait for an answer: the server waits with them.
+        drop(self.requests);
+        if !told.finish(LAST_EVENTS) {
+            tracing::warn!("not all who follow the events have taken the last one");
+        }
+        drop(self.server);
+    }
+}
+
+/// How long the end of the VM waits until clients have taken its last event.
+const LAST_EVENTS: Duration = Duration::from_secs(1);
 
 fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
     log(args)?;
     confine::no_core_dumps()?;
+    let told = EventLog::new().map_err(RunError::Wait)?;
     // Before anything that takes time: clients wait for the socket.
     let clients = match api {
         Api::None => None,
-        Api::Path(path) => Some(serve(args, Listener::bind(path)?)?),
-        Api::Descriptor(number) => Some(serve(args, Listener::from_fd(inherited(*number)?)?)?),
+        Api::Path(path) => Some(serve(args, Listener::bind(path)?, &told)?),
+        Api::Descriptor(number) => Some(serve(args, Listener::from_fd(inherited(*number)?)?, &told)?),
     };
     let socket = SocketFile(match api {
         Api::Path(path) => Some(path),
@@ -189,7 +205,7 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
     };
     let begun = args.boot_timer.then(Instant::now);
     let patience = args.page_fault_patience();
-    let mut host = Host::new(kvm, controller, on_vcpu_start, begun, patience).map_err(RunError::Wait)?;
+    let mut host = Host::new(kvm, controller, on_vcpu_start, begun, patience, told.clone()).map_err(RunError::Wait)?;
     if let Some(path) = &args.metadata {
         let text = read("metadata", path)?;
         let value = serde_json::from_slice(&text).map_err(|source| RunError::Metadata {
@@ -227,10 +243,19 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
             .add(borrowed(&clients.wake), Key::Wake)
             .map_err(RunError::Wait)?;
     }
-    let end = attend(&mut host, clients.as_ref())?;
+    let end = attend(&mut host, clients.as_ref());
+    told.post(&match &end {
+        Ok(end) => last_event(end),
+        Err(error) => Event::Failed {
+            reason: error.to_string(),
+        },
+    });
     host.finish_console();
+    if let Some(clients) = clients {
+        clients.finish(&told);
+    }
     drop(socket);
-    Ok(conclude(&end))
+    Ok(conclude(&end?))
 }
 
 fn attend(host: &mut Host, clients: Option<&Clients>) -> Result<End, RunError> {
@@ -251,10 +276,20 @@ fn attend(host: &mut Host, clients: Option<&Clients>) -> Result<End, RunError> {
     }
 }
 
+fn last_event(end: &End) -> Event {
+    match end {
+        End::Shutdown { argument } => Event::Shutdown { argument: *argument },
+        End::Reset => Event::Reset,
+        End::Reboot => Event::Reboot,
+        End::Panic { argument } => Event::Panic { argument: *argument },
+        End::Failed(why) => Event::Failed { reason: why.clone() },
+    }
+}
+
 fn conclude(end: &End) -> Exit {
     match end {
-        End::Shutdown => {
-            tracing::info!("the guest has switched itself off");
+        End::Shutdown { argument } => {
+            tracing::info!(argument, "the guest has switched itself off");
             Exit::Done
         }
         End::Reset => {
@@ -265,8 +300,8 @@ fn conclude(end: &End) -> Exit {
             tracing::info!("the guest wants to be started again");
             Exit::GuestReboot
         }
-        End::Panic => {
-            tracing::error!("the guest's kernel has panicked");
+        End::Panic { argument } => {
+            tracing::error!(argument, "the guest's kernel has panicked");
             Exit::GuestPanic
         }
         End::Failed(why) => {
@@ -287,18 +322,18 @@ impl Drop for SocketFile<'_> {
     }
 }
 
-fn serve(args: &Args, listener: Listener) -> Result<Clients, RunError> {
+fn serve(args: &Args, listener: Listener, told: &EventLog) -> Result<Clients, RunError> {
     let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(RunError::Wait)?;
     let (link, requests) = Link::new(wake.try_clone().map_err(RunError::Wait)?);
     let limits = Limits {
         body_bytes: args.max_body_bytes(),
         ..Limits::default()
     };
-    let server = Server::new(listener, link, limits)?;
+    let server = Server::new(listener, link, limits)?.with_events(told.clone());
     Ok(Clients {
         wake,
         requests,
-        _server: server.spawn(if args.no_seccomp {
+        server: server.spawn(if args.no_seccomp {
             confine::not_at_all
         } else {
             confine::api_thread

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ringwall_e2e::vmm::{MEMORY_MIB, PATIENCE, Vmm, binary, free_socket, guest, load_body};
+use ringwall_e2e::vmm::{Follower, MEMORY_MIB, PATIENCE, Vmm, binary, free_socket, guest, load_body};
 use serde_json::{Value, json};
 
 /// The exit code of a VMM whose handler is lost (`EXIT_HANDLER_LOST`).
@@ -255,9 +255,15 @@ fn a_handler_killed_while_the_guest_runs_or_is_paused_ends_the_vm() {
         if is_paused {
             vmm.pause();
         }
+        let (mut follower, _) = Follower::begin(&saved.folder(name));
         let killed = Instant::now();
         handler.kill();
         is_lost(&mut vmm, killed, AT_ONCE, "the page fault handler is gone");
+        let event = follower.event().expect("an event");
+        assert_eq!(event["event"], "page-fault-handler-lost");
+        let reason = event["reason"].as_str().expect("a reason");
+        assert!(reason.starts_with("the page fault handler is gone"), "{reason}");
+        assert_eq!(follower.event(), None);
     }
 }
 
@@ -269,6 +275,7 @@ fn a_handler_killed_before_its_first_page_ends_the_vm_that_waits_for_it() {
         saved.free();
         let mut handler = saved.handler(mode, &["--mode", mode]);
         let mut vmm = Vmm::start(&binary, &saved.folder(mode), &[]);
+        let (mut follower, _) = Follower::begin(&saved.folder(mode));
         let mut load = send_load(&saved.folder(mode), &handler.body(&saved.kept, true));
         if mode == "mute" {
             handler.until("mapped");
@@ -279,9 +286,15 @@ fn a_handler_killed_before_its_first_page_ends_the_vm_that_waits_for_it() {
         let killed = Instant::now();
         handler.kill();
         is_lost(&mut vmm, killed, AT_ONCE, "the page fault handler is gone");
+        // The API's thread waits for the load, and tells of the end all the same.
+        assert_eq!(follower.event().expect("an event")["event"], "page-fault-handler-lost");
         let mut answer = Vec::new();
         drop(load.read_to_end(&mut answer));
-        assert!(answer.is_empty(), "{}", String::from_utf8_lossy(&answer));
+        let answer = String::from_utf8(answer).expect("text");
+        assert!(
+            answer.is_empty() || answer.contains("the VMM ended before it answered"),
+            "{answer}"
+        );
     }
 }
 

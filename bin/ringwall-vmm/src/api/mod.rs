@@ -10,6 +10,7 @@
 //! which requests became complete. A client can make the server wait for nothing: every read and write is non-blocking and has a deadline.
 
 mod connection;
+mod events;
 mod head;
 mod link;
 mod listener;
@@ -17,6 +18,7 @@ mod needs;
 mod response;
 mod server;
 
+pub use events::{Event, EventLog};
 pub use link::{ApiRequest, Link, LinkError};
 pub use listener::{ListenError, Listener};
 pub use needs::{UnmetNeedError, check_needs};
