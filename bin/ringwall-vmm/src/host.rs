@@ -15,7 +15,7 @@ use ringwall_vmm::memory::MemoryOptions;
 use ringwall_vmm::open;
 use ringwall_vmm::plan;
 use ringwall_vmm::shell::{Shell, ShellOptions};
-use ringwall_vmm::snapshot::document::Document;
+use ringwall_vmm::snapshot::document::{Document, Origin};
 use ringwall_vmm::snapshot::handler_watch::LastWords;
 use ringwall_vmm::snapshot::uffd::Connection;
 use ringwall_vmm::snapshot::{state_file, store};
@@ -295,14 +295,19 @@ impl Host {
 
     fn load(&mut self, load: &LoadSnapshot) -> Result<(), Fault> {
         let state = open::file("state file", load.snapshot_path.as_path(), false).map_err(|error| fault(&error))?;
-        let mut document: Document = state_file::decode(state).map_err(|error| fault(&error))?;
+        let body = state_file::read(state).map_err(|error| fault(&error))?;
         let here = self.fingerprint()?;
-        if let Err(reasons) = here.fits(&document.fingerprint) {
-            return Err(Fault::bad_request(&format_args!(
-                "the snapshot can't be restored here: {}",
-                reasons.join("; ")
-            )));
-        }
+        let mut document: Document = match state_file::parse(&body) {
+            Ok(document) => document,
+            Err(error) => {
+                // Registers of another architecture are not malformed: they are of another host.
+                if let Ok(origin) = state_file::parse::<Origin>(&body) {
+                    fits(&here, &origin.fingerprint)?;
+                }
+                return Err(fault(&error));
+            }
+        };
+        fits(&here, &document.fingerprint)?;
         let mut resources = resources_of(&document)?;
         // The configuration's values are bounded by their parser; a snapshot that says something else of its memory is made up.
         let configured = options_of(&resources);
@@ -349,6 +354,13 @@ fn last_words(told: EventLog) -> LastWords {
         let reason = lost.to_string();
         told.post(&Event::PageFaultHandlerLost { reason });
         told.finish(FOLLOWERS_LAST_MOMENT);
+    })
+}
+
+fn fits(here: &Fingerprint, saved: &Fingerprint) -> Result<(), Fault> {
+    here.fits(saved).map_err(|reasons| {
+        let reasons = reasons.join("; ");
+        Fault::bad_request(&format_args!("the snapshot can't be restored here: {reasons}"))
     })
 }
 

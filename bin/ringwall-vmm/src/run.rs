@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use kvm_ioctls::Kvm;
 use ringwall_vmm::event_loop::{Key, borrowed};
 use ringwall_vmm::open::{self, OpenError};
-use ringwall_vmm::snapshot::document::Document;
+use ringwall_vmm::snapshot::document::{Document, Origin};
 use ringwall_vmm::snapshot::{memory_file, state_file};
 use ringwall_vmm_proto::{
     Action, Architecture, ConfigFile, ConfigFileError, Controller, Fault, HostPath, Method, Metrics, Resources,
@@ -125,8 +125,16 @@ fn perform(args: &Args) -> Result<Exit, RunError> {
         Mode::SnapshotVersion => print(&format!("v{}", state_file::VERSION)),
         Mode::DescribeSnapshot(path) => {
             let file = open::file("state file", &path, false)?;
-            let document: Document = state_file::decode(file)?;
-            print(&format!("v{}: {}", state_file::VERSION, document.describe()));
+            let body = state_file::read(file)?;
+            let told = match state_file::parse::<Document>(&body) {
+                Ok(document) => document.describe(),
+                // Another architecture's registers can't be read here; what it is can.
+                Err(error) => match state_file::parse::<Origin>(&body) {
+                    Ok(origin) if origin.is_foreign() => format!("of {}", origin.fingerprint.architecture()),
+                    _ => return Err(error.into()),
+                },
+            };
+            print(&format!("v{}: {told}", state_file::VERSION));
         }
         Mode::MergeMemory(full, difference) => merge(&full, &difference)?,
         Mode::Run(api) => return run(args, &api),

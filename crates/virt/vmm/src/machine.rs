@@ -581,10 +581,12 @@ impl Machine {
         &self.devices
     }
 
-    /// A virtio device, by its name in the configuration.
+    /// A virtio device, by its kind and its name in the configuration: a drive may be called as an interface is.
     #[must_use]
-    pub fn device(&self, id: &str) -> Option<&Attached> {
-        self.devices.iter().find(|device| device.id == id)
+    pub fn device<T: VirtioDevice>(&self, id: &str) -> Option<&Attached> {
+        self.devices
+            .iter()
+            .find(|device| device.id == id && device.transport().is::<T>())
     }
 
     /// Does what a ready descriptor asks for; returns what the machine has to say.

@@ -1,5 +1,6 @@
 //! From the configuration to devices: every path is opened here, and nothing is resolved later.
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
 
@@ -14,6 +15,9 @@ use thiserror::Error;
 
 use crate::machine::Planned;
 use crate::open::{self, OpenError};
+
+/// The unit of a disk's capacity (VIRTIO 1.2 §5.2.4).
+const SECTOR_BYTES: u64 = 512;
 
 /// How the devices that have no name in the configuration are named.
 pub const VSOCK: &str = "vsock";
@@ -84,6 +88,7 @@ pub fn devices(resources: &Resources) -> Result<Vec<Planned>, PlanError> {
     for drive in &resources.drives {
         let id = drive.drive_id.to_string();
         let file = open::disk(drive.path_on_host.as_path(), !drive.is_read_only)?;
+        warn_of_rest(&id, &file);
         let device = Block::new(&id, file, block_options(drive))
             .map_err(|source| PlanError::Drive { id: id.clone(), source })?;
         planned.push(Planned {
@@ -135,6 +140,17 @@ pub fn devices(resources: &Resources) -> Result<Vec<Planned>, PlanError> {
         });
     }
     Ok(planned)
+}
+
+/// Says that a drive's end is not shown to the guest: disks are of whole sectors.
+fn warn_of_rest(id: &str, file: &File) {
+    let bytes = file.metadata().map_or(0, |about| about.len());
+    let rest = bytes % SECTOR_BYTES;
+    if rest > 0 {
+        tracing::warn!(
+            "drive {id} has {bytes} bytes: the last {rest} are no whole sector, and the guest does not see them"
+        );
+    }
 }
 
 fn network(interface: &NetworkInterface) -> Result<Planned, PlanError> {
