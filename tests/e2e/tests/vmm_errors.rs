@@ -48,6 +48,7 @@ impl Bench {
         let mut image = vec![0; 4096];
         image[56..60].copy_from_slice(b"ARM\x64");
         let mut old = vec![0; 8192];
+        old[0x1fe..0x200].copy_from_slice(b"\x55\xaa");
         old[0x202..0x208].copy_from_slice(b"HdrS\x01\x02");
         for (name, bytes) in [
             ("kernel", kernel.clone()),
