@@ -480,6 +480,184 @@ fn what_is_this_hosts_fault_is_told_from_what_is_the_users() {
     assert_eq!(said.lines().next(), Some(none));
 }
 
+#[test]
+fn bad_requests_are_named_word_for_word_and_the_vmm_lives_on() {
+    let Some(bench) = Bench::new() else { return };
+    let folder = bench.at("vmm");
+    let mut vmm = Vmm::start(&bench.binary, &folder, &[]);
+    let body = "the body isn't what this request takes";
+    let mut extra = drive("d", "disk", false);
+    extra["colour"] = json!("red");
+    let fields = "`drive_id`, `is_root_device`, `partuuid`, `cache_type`, `is_read_only`, `path_on_host`, `rate_limiter`, `io_engine`, `socket`";
+    let column = bench.here(&extra.to_string()).find("\"colour\"").expect("it is there") + "\"colour\"".len();
+    let start = json!({"action_type": "InstanceStart"});
+    let refused = |vmm: &Vmm, method: &str, path: &str, request: &Value, wanted: &str| {
+        let request: Value = serde_json::from_str(&bench.here(&request.to_string())).expect("JSON");
+        let (status, answer) = vmm.ask(method, path, Some(&request));
+        let answer: Value = serde_json::from_str(&answer).unwrap_or_default();
+        let wanted = json!({"fault_message": bench.here(wanted)});
+        assert_eq!((status, answer), (400, wanted), "{method} {path} {request}");
+    };
+    let boot = |name: &str| json!({"kernel_image_path": format!("{{W}}/{name}")});
+    for (path, request, wanted) in [
+        (
+            "/machine-config",
+            json!({"vcpu_count": 0, "mem_size_mib": 64}),
+            "vcpu_count is 0; it is 1 to 32".to_owned(),
+        ),
+        (
+            "/machine-config",
+            json!({"vcpu_count": 33, "mem_size_mib": 64}),
+            "vcpu_count is 33; it is 1 to 32".to_owned(),
+        ),
+        (
+            "/machine-config",
+            json!({"vcpu_count": 1, "mem_size_mib": 0}),
+            "mem_size_mib is 0; it is 1 to 16777216".to_owned(),
+        ),
+        (
+            "/machine-config",
+            json!({"vcpu_count": 1}),
+            format!("{body}: missing field `mem_size_mib` at line 1 column 16"),
+        ),
+        ("/machine-config", json!([]), "the body isn't a JSON object".to_owned()),
+        (
+            "/boot-source",
+            boot("none"),
+            "can't open {W}/none: No such file or directory (os error 2)".to_owned(),
+        ),
+        (
+            "/boot-source",
+            boot("folder"),
+            "{W}/folder is a directory; a file or block device is needed".to_owned(),
+        ),
+        (
+            "/boot-source",
+            boot("pipe"),
+            "{W}/pipe is a named pipe; a file or block device is needed".to_owned(),
+        ),
+        (
+            "/boot-source",
+            json!({"kernel_image_path": "{W}/kernel", "initrd_path": "{W}/socket"}),
+            "{W}/socket is a socket; a file or block device is needed".to_owned(),
+        ),
+        (
+            "/drives/d",
+            drive("e", "disk", false),
+            "the path is about \"d\", but the body about \"e\"".to_owned(),
+        ),
+        (
+            "/drives/d",
+            drive("d", "none", false),
+            "can't open {W}/none: No such file or directory (os error 2)".to_owned(),
+        ),
+        (
+            "/drives/d",
+            drive("d", "running", false),
+            "can't open {W}/running: Text file busy (os error 26)".to_owned(),
+        ),
+        (
+            "/drives/d",
+            extra,
+            format!("{body}: unknown field `colour`, expected one of {fields} at line 1 column {column}"),
+        ),
+        (
+            "/vsock",
+            json!({"guest_cid": 1, "uds_path": "v"}),
+            "guest_cid is 1; it is 3 to 4294967294".to_owned(),
+        ),
+        (
+            "/balloon",
+            json!({"amount_mib": 1000, "deflate_on_oom": true}),
+            "a balloon of 1000 MiB is larger than the memory of 128 MiB".to_owned(),
+        ),
+        (
+            "/actions",
+            start.clone(),
+            "there is no boot-source, so there is nothing to start".to_owned(),
+        ),
+        ("/nothing", json!({}), "there is no PUT /nothing".to_owned()),
+        (
+            "/snapshot/create",
+            json!({"snapshot_path": "s", "mem_file_path": "s"}),
+            "snapshot_path and mem_file_path are the same file".to_owned(),
+        ),
+        (
+            "/snapshot/load",
+            json!({"snapshot_path": "s", "mem_file_path": "m", "mem_backend": {"backend_type": "File", "backend_path": "m"}}),
+            "exactly one of mem_backend and mem_file_path says where the memory is".to_owned(),
+        ),
+    ] {
+        refused(&vmm, "PUT", path, &request, &wanted);
+    }
+    // What is only seen at the start is mended, and started again.
+    vmm.configure(&json!({"vcpu_count": 1}));
+    let mend = |path: &str, request: &Value| {
+        let request: Value = serde_json::from_str(&bench.here(&request.to_string())).expect("JSON");
+        vmm.put(path, &request);
+    };
+    mend("/boot-source", &boot("text"));
+    let wanted = "the kernel can't be loaded: not a kernel for x86_64: neither ELF nor bzImage";
+    refused(&vmm, "PUT", "/actions", &start, wanted);
+    mend("/boot-source", &boot("kernel"));
+    free_socket(&folder);
+    mend(
+        "/drives/data",
+        &json!({"drive_id": "data", "path_on_host": "{W}/large", "is_root_device": false, "is_read_only": false}),
+    );
+    fs::remove_file(bench.at("large")).expect("removed");
+    let wanted = "can't open the drive {W}/large: No such file or directory (os error 2)";
+    refused(&vmm, "PUT", "/actions", &start, wanted);
+    mend(
+        "/drives/data",
+        &json!({"drive_id": "data", "path_on_host": "{W}/disk", "is_root_device": false, "is_read_only": false}),
+    );
+    vmm.put("/actions", &start);
+    vmm.until("READY\n");
+    assert_eq!(vmm.tell(b'b'), "block: ok");
+    let wanted = "the drive {W}/pipe is a named pipe; it must be a file or a block device";
+    let unmet = "{W}/pipe is a named pipe; a file or block device is needed";
+    let update = json!({"drive_id": "data", "path_on_host": "{W}/pipe"});
+    let update: Value = serde_json::from_str(&bench.here(&update.to_string())).expect("JSON");
+    let (status, said) = vmm.ask("PATCH", "/drives/data", Some(&update));
+    assert_eq!(status, 400, "{said}");
+    assert!(
+        said.contains(&bench.here(wanted)) || said.contains(&bench.here(unmet)),
+        "{said}"
+    );
+    assert_eq!(vmm.tell(b'b'), "block: ok");
+}
+
+#[test]
+fn a_tap_that_this_user_may_not_have_is_named_word_for_word() {
+    let Some(bench) = Bench::new() else { return };
+    let changes = json!({"network-interfaces": [interface("eth0", "rw-no-such-tap")]});
+    fs::write(bench.at("configuration"), bench.here(&configuration(&changes))).expect("written");
+    let mut command = if rustix::process::geteuid().is_root() {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--inh-caps=-net_admin", "--bounding-set=-net_admin"])
+            .arg(&bench.binary);
+        command
+    } else {
+        Command::new(&bench.binary)
+    };
+    let output = command
+        .args(["--no-api", "--config-file"])
+        .arg(bench.at("configuration"))
+        .stdin(Stdio::null())
+        .output()
+        .expect("it starts");
+    let said = String::from_utf8(output.stderr).expect("text");
+    if said.contains("/dev/net/tun can't be opened") {
+        return skipped("there is no /dev/net/tun for this user");
+    }
+    let wanted = "no tap device for the network interface eth0: the tap device \"rw-no-such-tap\" can't be had (it belongs to another user; or \
+                  there is none, and this user may not make one): Operation not permitted (os error 1)";
+    assert_eq!(said.split_once("Error: ").expect("an error").1.trim_end(), wanted);
+    assert_eq!(output.status.code(), Some(USAGE));
+}
+
 /// A state file with another document, as who writes one would.
 fn encoded(document: &Value) -> Vec<u8> {
     let body = document.to_string();
