@@ -3,6 +3,7 @@
 //! Exit codes are in [`Exit`].
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
 use ringwall_vmm_proto::{DEFAULT_BODY_BYTES, InstanceId, Level};
@@ -12,6 +13,9 @@ const DEFAULT_API_SOCKET: &str = "/run/firecracker.socket";
 
 /// Largest `--http-api-max-payload-size` and `--mmds-size-limit` in bytes. Ours: a body is kept in memory as a whole.
 const MAX_LIMIT_BYTES: u64 = 16 << 20;
+
+/// Largest `--page-fault-timeout` in seconds, a day: longer is never, which 0 says.
+const MAX_PAGE_FAULT_TIMEOUT: u64 = 24 * 60 * 60;
 
 /// How this program ends: as all of Ringwall's programs do, and not with Firecracker's codes, which clients of its API don't see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +48,7 @@ impl From<Exit> for std::process::ExitCode {
     max_term_width = 110,
     group = clap::ArgGroup::new("is_prepared").args(["prepared", "prepared_for"]).multiple(true),
     after_help = "Exit codes: 0 the guest shut down; 2 bad arguments or configuration; 3 the guest panicked;\n\
-                  4 the guest asked to be started again; 5 the page fault handler has gone; 125 this program failed."
+                  4 the guest asked to be started again; 5 the page fault handler has gone or stopped; 125 this program failed."
 )]
 pub struct Args {
     /// The Unix socket that clients connect to; nothing may be there yet.
@@ -126,6 +130,9 @@ pub struct Args {
     /// Prepare for a load with track_dirty_pages.
     #[arg(long, requires = "is_prepared")]
     pub prepared_track_dirty: bool,
+    /// How long the page fault handler of a restored machine may take for a page before the machine is ended; 0: as long as it likes.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(..=MAX_PAGE_FAULT_TIMEOUT))]
+    pub page_fault_timeout: u64,
     /// When the starter started this process, in microseconds of the wall clock.
     #[arg(long, value_name = "MICROSECONDS")]
     pub start_time_us: Option<u64>,
@@ -188,6 +195,11 @@ impl Args {
             Some(fd) => Api::Descriptor(fd),
             None => Api::Path(self.api_sock.clone()),
         })
+    }
+
+    /// How long a page fault may take.
+    pub fn page_fault_patience(&self) -> Option<Duration> {
+        (self.page_fault_timeout > 0).then(|| Duration::from_secs(self.page_fault_timeout))
     }
 
     /// Longest body of a request in bytes.
@@ -264,6 +276,9 @@ mod tests {
         assert_eq!(args.mode(), Mode::Run(Api::Path("/run/firecracker.socket".into())));
         assert_eq!(args.id.as_str(), "anonymous-instance");
         assert_eq!((args.max_body_bytes(), args.max_mmds_bytes()), (51_200, 51_200));
+        assert_eq!(args.page_fault_patience(), Some(Duration::from_secs(30)));
+        let never = super::tests::args("--page-fault-timeout 0").unwrap();
+        assert_eq!(never.page_fault_patience(), None);
     }
 
     #[test]
@@ -294,6 +309,7 @@ mod tests {
             ("--enable-pci", "there is no PCI"),
             ("--api-fd 2", "3..=65535"),
             ("--http-api-max-payload-size 0", "1..="),
+            ("--page-fault-timeout 86401", "86400"),
             ("--prepared --config-file /c", "--config-file"),
             ("--prepared-for /s --config-file /c", "--config-file"),
             ("--prepared-track-dirty", "--prepared"),

@@ -36,7 +36,9 @@ pub(crate) enum ChangeError {
 /// Changes a drive: another file, another rate limiter, or both. `known` is how it is configured.
 pub(crate) fn drive(machine: &Machine, known: &Drive, update: &DriveUpdate, files: &Files) -> Result<(), ChangeError> {
     let id = update.drive_id.to_string();
-    let attached = machine.device(&id).ok_or_else(|| ChangeError::NoDevice(id.clone()))?;
+    let attached = machine
+        .device::<Block>(&id)
+        .ok_or_else(|| ChangeError::NoDevice(id.clone()))?;
     let file = match &update.path_on_host {
         // Opened before the device is held: opening can take long.
         Some(path) => Some(files.open("drive", path, plan::drive_access(known))?),
@@ -61,7 +63,9 @@ pub(crate) fn drive(machine: &Machine, known: &Drive, update: &DriveUpdate, file
 /// Changes the rate limiters of a network interface; what the update does not name stays.
 pub(crate) fn interface(machine: &Machine, update: &NetworkUpdate) -> Result<(), ChangeError> {
     let id = update.iface_id.to_string();
-    let attached = machine.device(&id).ok_or_else(|| ChangeError::NoDevice(id.clone()))?;
+    let attached = machine
+        .device::<Net>(&id)
+        .ok_or_else(|| ChangeError::NoDevice(id.clone()))?;
     let told = |limiter: &Option<RateLimiter>| limiter.as_ref().map(plan::limits_as_told).unwrap_or_default();
     let (receive, transmit) = (told(&update.rx_rate_limiter), told(&update.tx_rate_limiter));
     let changed = attached
@@ -75,7 +79,7 @@ fn with_balloon<T>(
     change: impl FnOnce(&mut Balloon, Option<&mut ringwall_devices::virtio::Session>) -> Result<T, SetBalloonError>,
 ) -> Result<T, ChangeError> {
     let none = || ChangeError::NoDevice(plan::BALLOON.to_owned());
-    let attached = machine.device(plan::BALLOON).ok_or_else(none)?;
+    let attached = machine.device::<Balloon>(plan::BALLOON).ok_or_else(none)?;
     let changed = attached
         .transport()
         .with_device(|balloon: &mut Balloon, session| Ok(change(balloon, session)));

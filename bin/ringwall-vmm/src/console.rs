@@ -1,28 +1,83 @@
 //! The serial port's other end: standard output, or the file that the configuration names; and standard input.
 
-use std::io::{self, Write};
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::{Duration, Instant};
 
 use ringwall_vmm::event_loop::{EventLoop, Key};
 use ringwall_vmm::files::{Access, Files, OpenFileError};
 use ringwall_vmm::machine::Machine;
 use ringwall_vmm_proto::Resources;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use thiserror::Error;
+
+use crate::outlet::Outlet;
 
 /// Most bytes of input taken at once: more than the port's FIFO holds is given back to nobody.
 const INPUT_BYTES: usize = 64;
 
-/// Opens where the guest's output goes.
+/// Why there is nowhere for the guest's output.
+#[derive(Debug, Error)]
+pub(crate) enum OpenConsoleError {
+    #[error("standard output can't be used for the serial port")]
+    StandardOutput(#[source] io::Error),
+    #[error(transparent)]
+    File(#[from] OpenFileError),
+}
+
+/// How long the end of the VM waits for somebody to read the guest's last words.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Opens where the guest's output goes: somewhere that does not wait.
 ///
 /// # Errors
 /// What opening says.
-pub(crate) fn output(resources: &Resources, files: &Files) -> Result<Box<dyn Write + Send>, OpenFileError> {
+pub(crate) fn output(resources: &Resources, files: &Files) -> Result<Outlet, OpenConsoleError> {
     let path = resources
         .serial
         .as_ref()
         .and_then(|serial| serial.serial_out_path.as_ref());
-    let Some(path) = path else {
-        return Ok(Box::new(io::stdout()));
-    };
-    Ok(Box::new(files.open("serial output", path, Access::Output)?))
+    match path {
+        None => Outlet::shared(io::stdout().as_fd()).map_err(OpenConsoleError::StandardOutput),
+        Some(path) => Ok(Outlet::own(files.open("serial output", path, Access::Output)?)),
+    }
+}
+
+/// Gives the console what it has not taken, as far as it takes it, and waits for it as long as something is left. `console` is open for the
+/// same as what [`output`] gave.
+///
+/// # Errors
+/// What the kernel says.
+pub(crate) fn drain(machine: &Machine, events: &EventLoop, console: &OwnedFd) -> io::Result<()> {
+    // Held throughout: a byte that comes after the look at what is left is told of once more.
+    let mut serial = machine.fixed().serial();
+    serial.waiting_event().take();
+    serial.drain_output();
+    if serial.pending_output() == 0 {
+        return events.remove(console);
+    }
+    match events.add_writable(console, Key::ConsoleWritable) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+/// Gives the console what is left at the end, for a moment: a kernel's last words say why it ended.
+pub(crate) fn finish(machine: &Machine, console: &OwnedFd) {
+    let begun = Instant::now();
+    loop {
+        let mut serial = machine.fixed().serial();
+        serial.drain_output();
+        let is_done = serial.pending_output() == 0;
+        drop(serial);
+        let left = LAST_WORDS.saturating_sub(begun.elapsed());
+        if is_done || left.is_zero() {
+            return;
+        }
+        let mut descriptors = [PollFd::new(console, PollFlags::OUT)];
+        let timeout = Timespec::try_from(left).ok();
+        let _interrupted = poll(&mut descriptors, timeout.as_ref());
+    }
 }
 
 /// Begins to read standard input, unless it is something that can't be waited on (a file, or nothing).
@@ -32,6 +87,8 @@ pub(crate) fn output(resources: &Resources, files: &Files) -> Result<Box<dyn Wri
 pub(crate) fn connect(machine: &Machine, events: &EventLoop) -> io::Result<()> {
     let room = machine.fixed().serial().room_event();
     events.add(&*room, Key::SerialRoom)?;
+    let waiting = machine.fixed().serial().waiting_event();
+    events.add(&*waiting, Key::SerialWaiting)?;
     match events.add(io::stdin(), Key::SerialInput) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
         other => other,

@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io;
-use std::time::Instant;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::{Duration, Instant};
 
 use kvm_ioctls::Kvm;
 use ringwall_arch::{Fingerprint, native};
@@ -14,7 +15,8 @@ use ringwall_vmm::memory::MemoryOptions;
 use ringwall_vmm::plan;
 use ringwall_vmm::shell::{Shell, ShellOptions};
 use ringwall_vmm::snapshot::clocks::GuestClocks;
-use ringwall_vmm::snapshot::document::Document;
+use ringwall_vmm::snapshot::document::{Document, Origin};
+use ringwall_vmm::snapshot::handler_watch::LastWords;
 use ringwall_vmm::snapshot::uffd::Connection;
 use ringwall_vmm::snapshot::{state_file, store};
 use ringwall_vmm::vcpu::VcpuEvent;
@@ -23,21 +25,25 @@ use ringwall_vmm_proto::{
     LoadSnapshot, MemoryBackend, Metrics, Place, Resources, SnapshotKind, SocketPath,
 };
 
+use crate::api::{Event, EventLog};
 use crate::confine::Sockets;
 use crate::jail::Jail;
 use crate::{changes, console, logging, metrics};
+
+/// How long the end is kept up for those who follow the events when the page fault handler is lost.
+const FOLLOWERS_LAST_MOMENT: Duration = Duration::from_millis(200);
 
 /// How a VM ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum End {
     /// The guest switched itself off.
-    Shutdown,
+    Shutdown { argument: u32 },
     /// The guest has reset its machine, which a VMM of one VM answers by ending: so Firecracker's guests switch themselves off.
     Reset,
     /// The guest has asked to be started again.
     Reboot,
     /// The guest's kernel panicked and said so.
-    Panic,
+    Panic { argument: u32 },
     /// A vCPU can't go on.
     Failed(String),
 }
@@ -53,7 +59,12 @@ pub(crate) struct HostParts {
     pub(crate) pagemap: Option<File>,
     /// Confines a vCPU's thread.
     pub(crate) on_vcpu_start: fn(),
+    /// When the process began, if the time until the guest is ready is asked for.
     pub(crate) begun: Option<Instant>,
+    /// How long a page fault handler may take.
+    pub(crate) page_fault_patience: Option<Duration>,
+    /// What clients are told.
+    pub(crate) told: EventLog,
 }
 
 /// The VMM.
@@ -73,12 +84,18 @@ pub(crate) struct Host {
     pagemap: Option<File>,
     /// Run first on each vCPU's thread.
     on_vcpu_start: fn(),
+    /// What the serial port's output goes to, to wait on.
+    console: Option<OwnedFd>,
     /// Where counters go.
     metrics: Option<File>,
     /// What guests are shown of this host; asked for once, because the answer costs a VM on aarch64.
     fingerprint: Option<Fingerprint>,
     /// When this process began, if it is to say how long the guest took to be ready (`--boot-timer`).
     begun: Option<Instant>,
+    /// How long a page fault handler may take for a page.
+    page_fault_patience: Option<Duration>,
+    /// What clients are told of.
+    told: EventLog,
 }
 
 impl Host {
@@ -94,9 +111,12 @@ impl Host {
             jail: parts.jail,
             pagemap: parts.pagemap,
             on_vcpu_start: parts.on_vcpu_start,
+            console: None,
             metrics: None,
             fingerprint: None,
             begun: parts.begun,
+            page_fault_patience: parts.page_fault_patience,
+            told: parts.told,
         })
     }
 
@@ -157,11 +177,19 @@ impl Host {
             match key {
                 Key::Wake | Key::Other(_) => others.push(key),
                 Key::SerialInput | Key::SerialRoom => console::feed(machine, &self.events, key)?,
+                Key::SerialWaiting | Key::ConsoleWritable => {
+                    if let Some(output) = &self.console {
+                        console::drain(machine, &self.events, output)?;
+                    }
+                }
                 key => {
                     for event in machine.handle(key, &self.events)? {
-                        if let (MachineEvent::System(SystemEvent::Ready), Some(begun)) = (&event, self.begun.take()) {
-                            // Asked for, so it is said at every level but "off".
-                            tracing::error!(us = begun.elapsed().as_micros(), "the guest is ready");
+                        if event == MachineEvent::System(SystemEvent::Ready) {
+                            self.told.post(&Event::Ready);
+                            if let Some(begun) = self.begun.take() {
+                                // Asked for, so it is said at every level but "off".
+                                tracing::error!(us = begun.elapsed().as_micros(), "the guest is ready");
+                            }
                         }
                         if let Some(end) = end_of(event) {
                             return Ok((others, Some(end)));
@@ -171,6 +199,13 @@ impl Host {
             }
         }
         Ok((others, None))
+    }
+
+    /// Gives the console what the guest said last.
+    pub(crate) fn finish_console(&self) {
+        if let (Some(machine), Some(output)) = (&self.machine, &self.console) {
+            console::finish(machine, output);
+        }
     }
 
     fn perform(&mut self, command: &Command) -> Result<Answer, Fault> {
@@ -271,11 +306,13 @@ impl Host {
         Ok(shell)
     }
 
-    fn around(&self) -> Result<Surroundings, Fault> {
+    fn around(&mut self) -> Result<Surroundings, Fault> {
         let output = console::output(self.controller.resources(), &self.files).map_err(|error| fault(&error))?;
+        let waited = output.as_fd().try_clone_to_owned().map_err(|error| fault(&error))?;
+        self.console = Some(waited);
         let pagemap = self.pagemap.as_ref().map(File::try_clone).transpose();
         Ok(Surroundings {
-            console: output,
+            console: Box::new(output),
             on_vcpu_start: self.on_vcpu_start,
             pagemap: pagemap.map_err(|error| fault(&error))?,
         })
@@ -333,14 +370,20 @@ impl Host {
     }
 
     fn load(&mut self, load: &LoadSnapshot) -> Result<(), Fault> {
-        let mut document = self.document(&load.snapshot_path)?;
+        let state = self.open("state file", &load.snapshot_path, Access::Read)?;
+        let body = state_file::read(state).map_err(|error| fault(&error))?;
         let here = self.fingerprint()?;
-        if let Err(reasons) = here.fits(&document.fingerprint) {
-            return Err(Fault::bad_request(&format_args!(
-                "the snapshot can't be restored here: {}",
-                reasons.join("; ")
-            )));
-        }
+        let mut document: Document = match state_file::parse(&body) {
+            Ok(document) => document,
+            Err(error) => {
+                // Registers of another architecture are not malformed: they are of another host.
+                if let Ok(origin) = state_file::parse::<Origin>(&body) {
+                    fits(&here, &origin.fingerprint)?;
+                }
+                return Err(fault(&error));
+            }
+        };
+        fits(&here, &document.fingerprint)?;
         let mut resources = resources_of(&document)?;
         // The configuration's values are bounded by their parser; a snapshot that says something else of its memory is made up.
         let configured = options_of(&resources);
@@ -352,9 +395,7 @@ impl Host {
         resources.apply_load(load).map_err(|error| fault(&error))?;
         let memory = match &load.memory {
             MemoryBackend::File(path) => SavedMemory::File(self.open("memory file", path, Access::Read)?),
-            MemoryBackend::Uffd(path) => {
-                SavedMemory::Handler(self.handler(path)?, Box::new(|lost| tracing::error!("{lost}")))
-            }
+            MemoryBackend::Uffd(path) => SavedMemory::Handler(self.handler(path)?, last_words(self.told.clone())),
         };
         document.options.memory.track_dirty = load.track_dirty_pages;
         let shell = self.shell(document.options)?;
@@ -378,11 +419,12 @@ impl Host {
         let connected = match at.place() {
             Place::Path(path) => {
                 self.files.reach_socket(what, path).map_err(|error| fault(&error))?;
-                Connection::open(path)
+                Connection::open(path, self.page_fault_patience)
             }
             Place::Descriptor(number) => {
                 let socket = self.files.take_connection(what, number);
-                Connection::over(socket.map_err(|error| fault(&error))?.into())
+                let socket = socket.map_err(|error| fault(&error))?;
+                Connection::over(socket.into(), self.page_fault_patience)
             }
         };
         connected.map_err(|error| fault(&error))
@@ -396,6 +438,23 @@ impl Host {
         self.machine = Some(machine);
         Ok(())
     }
+}
+
+/// What is said when the page fault handler is lost. The thread that says it is not waited for longer than a moment.
+fn last_words(told: EventLog) -> LastWords {
+    Box::new(move |lost| {
+        tracing::error!("{lost}");
+        let reason = lost.to_string();
+        told.post(&Event::PageFaultHandlerLost { reason });
+        told.finish(FOLLOWERS_LAST_MOMENT);
+    })
+}
+
+fn fits(here: &Fingerprint, saved: &Fingerprint) -> Result<(), Fault> {
+    here.fits(saved).map_err(|reasons| {
+        let reasons = reasons.join("; ");
+        Fault::bad_request(&format_args!("the snapshot can't be restored here: {reasons}"))
+    })
 }
 
 fn no_machine() -> Fault {
@@ -457,12 +516,11 @@ fn end_of(event: MachineEvent) -> Option<End> {
             tracing::info!("the guest is ready");
             None
         }
-        MachineEvent::System(SystemEvent::Shutdown { .. }) | MachineEvent::Vcpu(VcpuEvent::Shutdown) => {
-            Some(End::Shutdown)
-        }
+        MachineEvent::System(SystemEvent::Shutdown { code }) => Some(End::Shutdown { argument: code }),
+        MachineEvent::Vcpu(VcpuEvent::Shutdown) => Some(End::Shutdown { argument: 0 }),
         MachineEvent::System(SystemEvent::Reboot) => Some(End::Reboot),
         MachineEvent::Vcpu(VcpuEvent::Reset) => Some(End::Reset),
-        MachineEvent::System(SystemEvent::Panic { .. }) => Some(End::Panic),
+        MachineEvent::System(SystemEvent::Panic { reason }) => Some(End::Panic { argument: reason }),
         MachineEvent::Vcpu(VcpuEvent::Failed { vcpu, why }) => Some(End::Failed(format!("vCPU {vcpu}: {why}"))),
     }
 }

@@ -10,4 +10,5 @@ mod host;
 pub mod jail;
 mod logging;
 mod metrics;
+mod outlet;
 pub mod run;

@@ -33,6 +33,14 @@ pub(crate) fn flush(file: &mut File, machine: Option<&Machine>) -> io::Result<()
             (device.id.clone(), values)
         })
         .collect();
-    let line = json!({"utc_timestamp_ms": milliseconds, "devices": devices});
+    let serial = machine.map(|machine| {
+        let serial = machine.fixed().serial();
+        let (counters, pending) = (serial.metrics(), serial.pending_output());
+        let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        // Bytes: what the console took, what nobody read in time, what waits for somebody to read it; and what the guest read.
+        let (written, lost) = (read(&counters.written), read(&counters.lost));
+        json!({"written": written, "lost": lost, "pending": pending, "read": read(&counters.read)})
+    });
+    let line = json!({"utc_timestamp_ms": milliseconds, "serial": serial, "devices": devices});
     file.write_all(format!("{line}\n").as_bytes())
 }

@@ -1,17 +1,18 @@
 //! From the command line to the end of the VM.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Write};
 use std::os::fd::{FromRawFd as _, IntoRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kvm_ioctls::Kvm;
 use ringwall_vmm::event_loop::{Key, borrowed};
 use ringwall_vmm::files::{Access, Files, OpenFileError};
-use ringwall_vmm::snapshot::document::Document;
+use ringwall_vmm::open::{self, OpenError};
+use ringwall_vmm::snapshot::document::{Document, Origin};
 use ringwall_vmm::snapshot::{memory_file, state_file};
 use ringwall_vmm_proto::{
     Action, Architecture, ConfigFile, ConfigFileError, Controller, Fault, HostPath, MAX_DESCRIPTOR, Method, Metrics,
@@ -20,8 +21,8 @@ use thiserror::Error;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::api::{
-    ApiRequest, Limits, Link, ListenError, Listener, Server, ServerHandle, StartServerError, UnmetNeedError,
-    check_needs,
+    ApiRequest, Event, EventLog, Limits, Link, ListenError, Listener, Server, ServerHandle, StartServerError,
+    UnmetNeedError, check_needs,
 };
 use crate::args::{self, Api, Args, Exit, Mode};
 use crate::confine::{self, ConfineError, Thread};
@@ -41,8 +42,12 @@ enum RunError {
         "this host's KVM runs ordinary guests only by emulating their instructions (no vmx or svm in /proc/cpuinfo), and --require-hardware was given"
     )]
     NoHardware,
-    #[error("can't read {path}")]
-    Read { path: String, source: io::Error },
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("can't merge the memory files")]
+    Merge(#[source] io::Error),
+    #[error("the metadata {path} is no JSON")]
+    Metadata { path: PathBuf, source: serde_json::Error },
     #[error(transparent)]
     ConfigFile(#[from] ConfigFileError),
     #[error("{0}")]
@@ -74,8 +79,9 @@ enum RunError {
 impl RunError {
     const fn exit(&self) -> Exit {
         match self {
-            Self::ConfigFile(_) | Self::Refused(_) | Self::Need(_) => Exit::BadUsage,
+            Self::ConfigFile(_) | Self::Refused(_) | Self::Need(_) | Self::Metadata { .. } => Exit::BadUsage,
             Self::NoDescriptor { .. } | Self::NotKvm(_) | Self::Jail(JailError::Folder { .. }) => Exit::BadUsage,
+            Self::Open(_) | Self::File(_) | Self::StateFile(_) | Self::Listen(_) => Exit::BadUsage,
             _ => Exit::Failure,
         }
     }
@@ -94,14 +100,10 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> Exit {
     match perform(&args) {
         Ok(exit) => exit,
         Err(error) => {
-            say(&format!("Error: {}", with_causes(&error)));
+            logging::say(&format!("Error: {}", with_causes(&error)));
             error.exit()
         }
     }
-}
-
-fn say(text: &str) {
-    let _closed = writeln!(io::stderr(), "{text}");
 }
 
 fn print(text: &str) {
@@ -123,12 +125,17 @@ fn perform(args: &Args) -> Result<Exit, RunError> {
     match args.mode() {
         Mode::SnapshotVersion => print(&format!("v{}", state_file::VERSION)),
         Mode::DescribeSnapshot(path) => {
-            let file = File::open(&path).map_err(|source| RunError::Read {
-                path: path.display().to_string(),
-                source,
-            })?;
-            let document: Document = state_file::decode(file)?;
-            print(&format!("v{}: {}", state_file::VERSION, document.describe()));
+            let file = open::file("state file", &path, false)?;
+            let body = state_file::read(file)?;
+            let told = match state_file::parse::<Document>(&body) {
+                Ok(document) => document.describe(),
+                // Another architecture's registers can't be read here; what it is can.
+                Err(error) => match state_file::parse::<Origin>(&body) {
+                    Ok(origin) if origin.is_foreign() => format!("of {}", origin.fingerprint.architecture()),
+                    _ => return Err(error.into()),
+                },
+            };
+            print(&format!("v{}: {told}", state_file::VERSION));
         }
         Mode::MergeMemory(full, difference) => merge(&full, &difference)?,
         Mode::Run(api) => return run(args, &api),
@@ -137,18 +144,9 @@ fn perform(args: &Args) -> Result<Exit, RunError> {
 }
 
 fn merge(full: &Path, difference: &Path) -> Result<(), RunError> {
-    let open = |path: &Path, write| {
-        let opened = OpenOptions::new().read(true).write(write).open(path);
-        opened.map_err(|source| RunError::Read {
-            path: path.display().to_string(),
-            source,
-        })
-    };
-    let merged = memory_file::merge(&open(full, true)?, &open(difference, false)?);
-    let written = merged.map_err(|source| RunError::Read {
-        path: full.display().to_string(),
-        source,
-    })?;
+    let difference = open::file("difference", difference, false)?;
+    let full = open::file("memory file", full, true)?;
+    let written = memory_file::merge(&full, &difference).map_err(RunError::Merge)?;
     print(&format!("{} bytes merged", written.bytes));
     Ok(())
 }
@@ -157,8 +155,23 @@ fn merge(full: &Path, difference: &Path) -> Result<(), RunError> {
 struct Clients {
     wake: EventFd,
     requests: Receiver<ApiRequest>,
-    _server: ServerHandle,
+    server: ServerHandle,
 }
+
+impl Clients {
+    /// Waits until those who follow the events know all of them, but not long.
+    fn finish(self, told: &EventLog) {
+        // First those who wait for an answer: the server waits with them.
+        drop(self.requests);
+        if !told.finish(LAST_EVENTS) {
+            tracing::warn!("not all who follow the events have taken the last one");
+        }
+        drop(self.server);
+    }
+}
+
+/// How long the end of the VM waits until clients have taken its last event.
+const LAST_EVENTS: Duration = Duration::from_secs(1);
 
 fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
     // Before anything is opened: what is open now is what was given.
@@ -181,6 +194,7 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
         no_seccomp: args.no_seccomp,
         no_api: args.no_api,
     })?;
+    let told = EventLog::new().map_err(RunError::Wait)?;
     // Clients wait for the socket; they are answered a moment later.
     let listener = match api {
         Api::Path(path) => Some(Listener::bind(path)?),
@@ -204,7 +218,7 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
     files.reach = jail.reach();
     jail.close()?;
     let clients = match listener {
-        Some(listener) => Some(serve(args, listener)?),
+        Some(listener) => Some(serve(args, listener, &told)?),
         None => None,
     };
     let controller = Controller::new(
@@ -220,6 +234,7 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
         confine::restrict(Thread::Vmm)?;
         confine::vcpu_thread
     };
+    let begun = args.boot_timer.then(Instant::now);
     let mut host = Host::new(HostParts {
         kvm,
         controller,
@@ -227,11 +242,16 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
         jail,
         pagemap: given.pagemap,
         on_vcpu_start,
-        begun: args.boot_timer.then(Instant::now),
+        begun,
+        page_fault_patience: args.page_fault_patience(),
+        told: told.clone(),
     })
     .map_err(RunError::Wait)?;
-    if let Some(text) = &given.metadata {
-        let value = serde_json::from_slice(text).map_err(|error| RunError::Refused(error.to_string()))?;
+    if let (Some(text), Some(path)) = (&given.metadata, &args.metadata) {
+        let value = serde_json::from_slice(text).map_err(|source| RunError::Metadata {
+            path: path.clone(),
+            source,
+        })?;
         host.act(Action::PutMmds(value)).map_err(|fault| refused(&fault))?;
     }
     if let Some((wanted, file)) = given.metrics {
@@ -251,9 +271,19 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
             .add(borrowed(&clients.wake), Key::Wake)
             .map_err(RunError::Wait)?;
     }
-    let end = attend(&mut host, clients.as_ref())?;
+    let end = attend(&mut host, clients.as_ref());
+    told.post(&match &end {
+        Ok(end) => last_event(end),
+        Err(error) => Event::Failed {
+            reason: error.to_string(),
+        },
+    });
+    host.finish_console();
+    if let Some(clients) = clients {
+        clients.finish(&told);
+    }
     drop(socket);
-    Ok(conclude(&end))
+    Ok(conclude(&end?))
 }
 
 fn attend(host: &mut Host, clients: Option<&Clients>) -> Result<End, RunError> {
@@ -274,10 +304,20 @@ fn attend(host: &mut Host, clients: Option<&Clients>) -> Result<End, RunError> {
     }
 }
 
+fn last_event(end: &End) -> Event {
+    match end {
+        End::Shutdown { argument } => Event::Shutdown { argument: *argument },
+        End::Reset => Event::Reset,
+        End::Reboot => Event::Reboot,
+        End::Panic { argument } => Event::Panic { argument: *argument },
+        End::Failed(why) => Event::Failed { reason: why.clone() },
+    }
+}
+
 fn conclude(end: &End) -> Exit {
     match end {
-        End::Shutdown => {
-            tracing::info!("the guest has switched itself off");
+        End::Shutdown { argument } => {
+            tracing::info!(argument, "the guest has switched itself off");
             Exit::Done
         }
         End::Reset => {
@@ -288,8 +328,8 @@ fn conclude(end: &End) -> Exit {
             tracing::info!("the guest wants to be started again");
             Exit::GuestReboot
         }
-        End::Panic => {
-            tracing::error!("the guest's kernel has panicked");
+        End::Panic { argument } => {
+            tracing::error!(argument, "the guest's kernel has panicked");
             Exit::GuestPanic
         }
         End::Failed(why) => {
@@ -310,18 +350,18 @@ impl Drop for SocketFile<'_> {
     }
 }
 
-fn serve(args: &Args, listener: Listener) -> Result<Clients, RunError> {
+fn serve(args: &Args, listener: Listener, told: &EventLog) -> Result<Clients, RunError> {
     let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(RunError::Wait)?;
     let (link, requests) = Link::new(wake.try_clone().map_err(RunError::Wait)?);
     let limits = Limits {
         body_bytes: args.max_body_bytes(),
         ..Limits::default()
     };
-    let server = Server::new(listener, link, limits)?;
+    let server = Server::new(listener, link, limits)?.with_events(told.clone());
     Ok(Clients {
         wake,
         requests,
-        _server: server.spawn(if args.no_seccomp {
+        server: server.spawn(if args.no_seccomp {
             confine::not_at_all
         } else {
             confine::api_thread

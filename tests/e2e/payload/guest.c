@@ -6,6 +6,7 @@
  *   t  whether it was stopped; kvm-clock in nanoseconds and the counter, both in hexadecimal
  *   m  registers that nothing uses, which hold what start.S wrote
  *   k  gets a token of the metadata service n  reads /name there with it
+ *   l  writes 256 KiB of numbered lines, then says ready again
  * Each is answered by one line. Virtio devices are found in their slots (virtio-mmio, VIRTIO 1.2 4.2). */
 #include "traps.h"
 
@@ -19,6 +20,7 @@
 #define SLOT(n) ((volatile u32 *)(0xc0000000ul + (u64)(n) * 0x1000))
 #define SLOTS 17
 #define QUEUE_SIZE 8
+#define MANY ((1ul << 18) / 17 + 1)
 
 static void put(char c) { out8(SERIAL, (u8)c); }
 static void text(const char *s) {
@@ -251,6 +253,18 @@ static void sum(void) {
     put('\n');
 }
 
+static void many(void) {
+    for (u64 line = 0; line < MANY;) {
+        u64 bytes = 0;
+        for (; bytes + 17 <= sizeof data && line < MANY; line++) {
+            for (int shift = 60; shift >= 0; shift -= 4) data[bytes++] = (u8)"0123456789abcdef"[line >> shift & 15];
+            data[bytes++] = '\n';
+        }
+        out_bytes(SERIAL, data, bytes);
+    }
+    out32(CONTROL + 8, 1);
+}
+
 static void nothing(void) {
     u8 port = in8(0x1234);
     u32 memory = *(volatile u32 *)0xd0000000ul;
@@ -333,6 +347,7 @@ void user_main(void) {
         case 'p': out32(CONTROL + 12, 7); out32(CONTROL + 8, 4); break;
         case 'o': out32(CONTROL + 8, 3); break;
         case 'a': out8(CONTROL + 16, 5 << 2 | 0x20); break;
+        case 'l': many(); break;
         case '\n': break;
         default: text("what?\n");
         }

@@ -100,6 +100,8 @@ request:
         je      7f
         cmpl    $4, %edi
         je      8f
+        cmpl    $5, %edi
+        je      9f
         outb    %al, %dx
         iretq
 4:      inb     %dx, %al
@@ -113,6 +115,8 @@ request:
         rdmsr
         shlq    $32, %rdx
         orq     %rdx, %rax
+        iretq
+9:      rep outsb
         iretq
 
 fatal:

@@ -27,6 +27,9 @@ static inline u64 msr(u32 number) {
     __asm__ volatile("ud2" : "+a"(value), "+d"(number) : "D"(4) : "memory", "rcx");
     return value;
 }
+static inline void out_bytes(u16 port, const void *bytes, u64 count) {
+    __asm__ volatile("ud2" : "+S"(bytes), "+c"(count) : "D"(5), "d"(port) : "memory");
+}
 static inline u64 ticks(void) {
     u32 low, high;
     __asm__ volatile("rdtsc" : "=a"(low), "=d"(high));

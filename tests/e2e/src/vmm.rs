@@ -78,23 +78,46 @@ impl Drop for Vmm {
     }
 }
 
+/// Files for a VMM's console and log.
+fn outputs(folder: &Path) -> (File, File) {
+    fs::create_dir_all(folder).expect("made");
+    let make = |name| File::create(folder.join(name)).expect("made");
+    (make("console"), make("log"))
+}
+
 impl Vmm {
     /// Starts one with its socket, log and console in `folder`.
     #[must_use]
     pub fn start(binary: &Path, folder: &Path, flags: &[&str]) -> Self {
+        let (console, log) = outputs(folder);
+        Vmm::start_with(binary, folder, flags, console, log)
+    }
+
+    /// Starts one with its socket in `folder`, and its console and log wherever.
+    #[must_use]
+    pub fn start_with(
+        binary: &Path,
+        folder: &Path,
+        flags: &[&str],
+        console: impl Into<Stdio>,
+        log: impl Into<Stdio>,
+    ) -> Self {
+        fs::create_dir_all(folder).expect("made");
         let mut command = Command::new(binary);
         command.arg("--api-sock").arg(folder.join("api")).args(flags);
-        let vmm = Vmm::spawn(command, folder);
+        let vmm = Vmm::spawn_with(command, folder, console, log);
         eventually("the socket", || UnixStream::connect(folder.join("api")).is_ok());
         vmm
     }
 
     /// Starts one by a command, its log and console in `folder`.
     #[must_use]
-    pub fn spawn(mut command: Command, folder: &Path) -> Self {
-        fs::create_dir_all(folder).expect("made");
-        let console = File::create(folder.join("console")).expect("made");
-        let log = File::create(folder.join("log")).expect("made");
+    pub fn spawn(command: Command, folder: &Path) -> Self {
+        let (console, log) = outputs(folder);
+        Vmm::spawn_with(command, folder, console, log)
+    }
+
+    fn spawn_with(mut command: Command, folder: &Path, console: impl Into<Stdio>, log: impl Into<Stdio>) -> Self {
         let child = command
             .stdin(Stdio::piped())
             .stdout(console)
@@ -267,6 +290,61 @@ impl Vmm {
             assert!(begun.elapsed() < PATIENCE, "it goes on; the log:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(2));
         }
+    }
+}
+
+/// A client of `GET /events`.
+#[derive(Debug)]
+pub struct Follower {
+    stream: UnixStream,
+}
+
+impl Follower {
+    /// Asks the VMM in `folder`; the status of its answer too.
+    #[must_use]
+    pub fn begin(folder: &Path) -> (Self, u16) {
+        let mut stream = UnixStream::connect(folder.join("api")).expect("the API answers");
+        stream.set_read_timeout(Some(PATIENCE)).expect("set");
+        stream
+            .write_all(b"GET /events HTTP/1.1\r\nhost: x\r\n\r\n")
+            .expect("sent");
+        let mut follower = Follower { stream };
+        let head = follower.line();
+        let status = head.split(' ').nth(1).and_then(|word| word.parse().ok());
+        while !follower.line().is_empty() {}
+        (follower, status.expect("a status"))
+    }
+
+    /// Sends nothing more.
+    pub fn end_requests(&self) {
+        self.stream.shutdown(std::net::Shutdown::Write).expect("shut down");
+    }
+
+    fn line(&mut self) -> String {
+        let (mut line, mut byte) = (Vec::new(), [0]);
+        while !line.ends_with(b"\r\n") {
+            self.stream.read_exact(&mut byte).expect("the answer goes on");
+            line.push(byte[0]);
+        }
+        line.truncate(line.len() - 2);
+        String::from_utf8(line).expect("text")
+    }
+
+    /// The next event, or none at the answer's end.
+    #[track_caller]
+    pub fn event(&mut self) -> Option<Value> {
+        let bytes = usize::from_str_radix(&self.line(), 16).expect("a chunk's length");
+        let mut chunk = vec![0; bytes + 2];
+        self.stream.read_exact(&mut chunk).expect("a chunk");
+        assert!(chunk.ends_with(b"\r\n"), "{chunk:?}");
+        if bytes == 0 {
+            let mut more = Vec::new();
+            self.stream.read_to_end(&mut more).expect("its end");
+            assert!(more.is_empty(), "{more:?}");
+            return None;
+        }
+        let line = chunk.strip_suffix(b"\n\r\n").expect("one line");
+        Some(serde_json::from_slice(line).expect("JSON"))
     }
 }
 

@@ -35,6 +35,26 @@ fn a_guest_boots_talks_and_ends_in_each_way() {
 }
 
 #[test]
+fn a_drive_may_be_called_as_another_kind_of_device_is() {
+    let Some(binary) = binary() else { return };
+    let work = tempfile::tempdir().expect("a directory");
+    let mut vmm = Vmm::start(&binary, work.path(), &[]);
+    vmm.configure(&json!({}));
+    let drive = json!({
+        "drive_id": "balloon", "path_on_host": work.path().join("disk"), "is_root_device": false, "is_read_only": false,
+    });
+    vmm.put("/drives/balloon", &drive);
+    vmm.put("/actions", &json!({"action_type": "InstanceStart"}));
+    vmm.until("READY\n");
+    vmm.patch("/balloon", &json!({"amount_mib": 1}));
+    vmm.patch(
+        "/drives/balloon",
+        &json!({"drive_id": "balloon", "path_on_host": work.path().join("disk")}),
+    );
+    assert_eq!(vmm.tell(b'b'), "block: ok");
+}
+
+#[test]
 fn a_paused_guest_does_nothing_and_goes_on() {
     let Some(binary) = binary() else { return };
     let work = tempfile::tempdir().expect("a directory");
@@ -299,7 +319,7 @@ fn memory_of_huge_pages_is_that_before_and_after_a_restore() {
     second.configure(&json!({"huge_pages": "2M", "mem_size_mib": 2 * MEMORY_MIB}));
     let (status, body) = second.ask("PUT", "/actions", Some(&json!({"action_type": "InstanceStart"})));
     assert_eq!(status, 400);
-    assert!(body.contains("in 2 MiB pages: are so many set aside"), "{body}");
+    assert!(body.contains("not enough free pages of 2 MiB"), "{body}");
     drop(second);
 
     let kept = work.path().join("kept");

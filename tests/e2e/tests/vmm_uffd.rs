@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ringwall_e2e::vmm::{MEMORY_MIB, PATIENCE, Vmm, binary, free_socket, guest, load_body};
+use ringwall_e2e::vmm::{Follower, MEMORY_MIB, PATIENCE, Vmm, binary, free_socket, guest, load_body};
 use serde_json::{Value, json};
 
 /// The exit code of a VMM whose handler is lost (`EXIT_HANDLER_LOST`).
@@ -255,9 +255,15 @@ fn a_handler_killed_while_the_guest_runs_or_is_paused_ends_the_vm() {
         if is_paused {
             vmm.pause();
         }
+        let (mut follower, _) = Follower::begin(&saved.folder(name));
         let killed = Instant::now();
         handler.kill();
         is_lost(&mut vmm, killed, AT_ONCE, "the page fault handler is gone");
+        let event = follower.event().expect("an event");
+        assert_eq!(event["event"], "page-fault-handler-lost");
+        let reason = event["reason"].as_str().expect("a reason");
+        assert!(reason.starts_with("the page fault handler is gone"), "{reason}");
+        assert_eq!(follower.event(), None);
     }
 }
 
@@ -269,6 +275,7 @@ fn a_handler_killed_before_its_first_page_ends_the_vm_that_waits_for_it() {
         saved.free();
         let mut handler = saved.handler(mode, &["--mode", mode]);
         let mut vmm = Vmm::start(&binary, &saved.folder(mode), &[]);
+        let (mut follower, _) = Follower::begin(&saved.folder(mode));
         let mut load = send_load(&saved.folder(mode), &handler.body(&saved.kept, true));
         if mode == "mute" {
             handler.until("mapped");
@@ -279,9 +286,15 @@ fn a_handler_killed_before_its_first_page_ends_the_vm_that_waits_for_it() {
         let killed = Instant::now();
         handler.kill();
         is_lost(&mut vmm, killed, AT_ONCE, "the page fault handler is gone");
+        // The API's thread waits for the load, and tells of the end all the same.
+        assert_eq!(follower.event().expect("an event")["event"], "page-fault-handler-lost");
         let mut answer = Vec::new();
         drop(load.read_to_end(&mut answer));
-        assert!(answer.is_empty(), "{}", String::from_utf8_lossy(&answer));
+        let answer = String::from_utf8(answer).expect("text");
+        assert!(
+            answer.is_empty() || answer.contains("the VMM ended before it answered"),
+            "{answer}"
+        );
     }
 }
 
@@ -374,6 +387,86 @@ fn a_handler_that_never_answers_is_given_up_at_the_deadline() {
         Duration::from_secs(40),
         "has not let the snapshot be loaded within 30 s",
     );
+}
+
+/// A page may take two seconds; looks are an eighth of that apart.
+const TWO_SECONDS: [&str; 2] = ["--page-fault-timeout", "2"];
+const LATE: &str = "has not answered a page fault for 2 s";
+
+#[test]
+fn a_handler_that_lives_and_does_not_answer_ends_the_vm_in_time() {
+    let Some(binary) = vmm_binary() else { return };
+    let saved = Saved::make(&binary);
+    // Nobody reads the VMM's first fault: the handler has the mappings and does nothing, or does not even take them.
+    for mode in ["mute", "deaf"] {
+        saved.free();
+        let mut handler = saved.handler(mode, &["--mode", mode]);
+        let mut vmm = Vmm::start(&binary, &saved.folder(mode), &TWO_SECONDS);
+        let begun = Instant::now();
+        let _load = send_load(&saved.folder(mode), &handler.body(&saved.kept, true));
+        is_lost(&mut vmm, begun, Duration::from_secs(5), LATE);
+        assert!(
+            begun.elapsed() >= Duration::from_secs(2),
+            "it took {:?}",
+            begun.elapsed()
+        );
+        assert!(handler.child.try_wait().expect("a child").is_none(), "it has ended");
+    }
+    // It has read the fault of a vCPU, and does not answer it.
+    saved.free();
+    let mut handler = saved.handler("vcpu", &["--stall-at", "0x1000000"]);
+    let mut vmm = Vmm::start(&binary, &saved.folder("vcpu"), &TWO_SECONDS);
+    vmm.put("/snapshot/load", &handler.body(&saved.kept, true));
+    assert_eq!(vmm.tell(b'x'), "nothing: ok");
+    vmm.key(b's');
+    handler.until("stalled");
+    is_lost(&mut vmm, Instant::now(), Duration::from_secs(5), LATE);
+    // Stopped from outside, as by a debugger.
+    saved.free();
+    let handler = saved.handler("stopped", &[]);
+    let mut vmm = Vmm::start(&binary, &saved.folder("stopped"), &TWO_SECONDS);
+    vmm.put("/snapshot/load", &handler.body(&saved.kept, true));
+    assert_eq!(vmm.tell(b'x'), "nothing: ok");
+    let pid = rustix::process::Pid::from_child(&handler.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("stopped");
+    vmm.key(b's');
+    is_lost(&mut vmm, Instant::now(), Duration::from_secs(5), LATE);
+}
+
+#[test]
+fn a_handler_that_answers_slowly_is_not_ended() {
+    let Some(binary) = vmm_binary() else { return };
+    let saved = Saved::make(&binary);
+    // Each page takes 0.3 s, so that a fault waits at almost every look of this second.
+    let handler = saved.handler("a", &["--delay-ms", "300", "--pages", "1"]);
+    let mut vmm = Vmm::start(&binary, &saved.folder("a"), &["--page-fault-timeout", "1"]);
+    vmm.put("/snapshot/load", &handler.body(&saved.kept, true));
+    // 2,048 pages: it is at it for as long as this looks.
+    vmm.key(b's');
+    std::thread::sleep(Duration::from_secs(5));
+    assert!(vmm.child.try_wait().expect("a child").is_none(), "{}", vmm.log());
+    assert_eq!(vmm.ask("GET", "/", None).0, 200);
+    // Nor is one that does nothing while there is nothing to do.
+    saved.free();
+    let handler = saved.handler("b", &[]);
+    let mut vmm = Vmm::start(&binary, &saved.folder("b"), &["--page-fault-timeout", "1"]);
+    vmm.put("/snapshot/load", &handler.body(&saved.kept, true));
+    assert_eq!(vmm.tell(b's'), saved.sum);
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(vmm.tell(b's'), saved.sum);
+}
+
+#[test]
+fn without_a_timeout_a_page_may_take_any_time() {
+    let Some(binary) = vmm_binary() else { return };
+    let saved = Saved::make(&binary);
+    let mut handler = saved.handler("a", &["--stall-at", "0x1000000"]);
+    let mut vmm = Vmm::start(&binary, &saved.folder("a"), &["--page-fault-timeout", "0"]);
+    vmm.put("/snapshot/load", &handler.body(&saved.kept, true));
+    vmm.key(b's');
+    handler.until("stalled");
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(vmm.child.try_wait().expect("a child").is_none(), "{}", vmm.log());
 }
 
 #[test]

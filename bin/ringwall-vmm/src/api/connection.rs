@@ -5,6 +5,7 @@
 //! idle ---------------> reading -----------------------> writing ----------------> idle, or the next request that is here already
 //!                          |  not a request, or too slow     |
 //!                          '--------> writing, last ---------'--> draining --> gone
+//!                          '--------> following (the VM's events) ---^
 //! ```
 //!
 //! Draining: a socket that is closed with unread bytes resets the connection, and the client might lose the answer; so the rest is read and
@@ -43,6 +44,8 @@ enum Phase {
     Reading,
     /// An answer isn't sent whole yet; the client must take it until the deadline.
     Writing,
+    /// The answer is what happens to the VM; it is sent as it happens, and the client must take each part in its time.
+    Following,
     /// The last answer is sent.
     Draining,
     /// Nothing will come of it any more.
@@ -74,6 +77,8 @@ pub(crate) struct Connection {
     has_continued: bool,
     has_been_answered: bool,
     drained: usize,
+    /// How many events were told.
+    told: usize,
 }
 
 impl Connection {
@@ -92,6 +97,7 @@ impl Connection {
             has_continued: false,
             has_been_answered: false,
             drained: 0,
+            told: 0,
         }
     }
 
@@ -101,6 +107,13 @@ impl Connection {
             Phase::Idle | Phase::Reading if self.has_unsent() => PollFlags::IN | PollFlags::OUT,
             Phase::Idle | Phase::Reading | Phase::Draining => PollFlags::IN,
             Phase::Writing => PollFlags::OUT,
+            Phase::Following => {
+                let mut wanted = PollFlags::empty();
+                // Once it has ended it stays readable.
+                wanted.set(PollFlags::IN, !self.has_ended);
+                wanted.set(PollFlags::OUT, self.has_unsent());
+                wanted
+            }
             Phase::Gone => PollFlags::empty(),
         }
     }
@@ -113,6 +126,36 @@ impl Connection {
     /// Whether it can be forgotten.
     pub(crate) fn is_gone(&self) -> bool {
         self.phase == Phase::Gone
+    }
+
+    /// Whether it is told what happens.
+    pub(crate) fn is_following(&self) -> bool {
+        self.phase == Phase::Following
+    }
+
+    /// How many events it was told.
+    pub(crate) fn told(&self) -> usize {
+        self.told
+    }
+
+    /// Begins to tell it what happens; that is the last answer.
+    pub(crate) fn follow(&mut self, now: Instant) {
+        self.input = Vec::new();
+        self.output.extend_from_slice(response::EVENTS);
+        self.enter(Phase::Following, None, now);
+    }
+
+    /// Tells it what happened since, and that it is over.
+    pub(crate) fn tell(&mut self, lines: &[String], is_over: bool, now: Instant, limits: &Limits) {
+        for line in lines {
+            response::write_chunk(&mut self.output, line);
+        }
+        self.told = self.told.saturating_add(lines.len());
+        if is_over && !self.is_last {
+            self.is_last = true;
+            self.output.extend_from_slice(response::LAST_CHUNK);
+        }
+        self.write(now, limits);
     }
 
     /// Since when it has been idle, if it may be ended for that: at once after an answer, but one that has just connected has a moment for its
@@ -149,14 +192,23 @@ impl Connection {
         while let Some(unsent) = self.output.get(self.sent..).filter(|unsent| !unsent.is_empty()) {
             match self.stream.write(unsent) {
                 Ok(count) => self.sent = self.sent.saturating_add(count),
-                Err(error) if is_transient(&error) => return,
+                Err(error) if is_transient(&error) => {
+                    // Other answers have had theirs since they began.
+                    if self.phase == Phase::Following && self.deadline.is_none() {
+                        self.deadline = now.checked_add(limits.write_timeout);
+                    }
+                    return;
+                }
                 Err(_) => return self.abandon(),
             }
         }
         self.output.clear();
         self.sent = 0;
-        if self.phase == Phase::Writing {
-            self.after_answer(now, limits);
+        match self.phase {
+            Phase::Writing => self.after_answer(now, limits),
+            Phase::Following if self.is_last => self.after_answer(now, limits),
+            Phase::Following => self.deadline = None,
+            Phase::Idle | Phase::Reading | Phase::Draining | Phase::Gone => {}
         }
     }
 
@@ -227,12 +279,13 @@ impl Connection {
                 now,
                 limits,
             ),
-            Phase::Idle | Phase::Writing | Phase::Draining | Phase::Gone => self.abandon(),
+            Phase::Idle | Phase::Writing | Phase::Following | Phase::Draining | Phase::Gone => self.abandon(),
         }
     }
 
     fn take(&mut self, bytes: &[u8], now: Instant, limits: &Limits) {
-        if self.phase == Phase::Draining {
+        // Nothing that a follower sends is answered.
+        if matches!(self.phase, Phase::Draining | Phase::Following) {
             self.drained = self.drained.saturating_add(bytes.len());
             if self.drained > DRAIN_BYTES {
                 self.abandon();
@@ -250,7 +303,8 @@ impl Connection {
     /// The client sends no more. It may still read: what is here whole is answered.
     fn end(&mut self) {
         self.has_ended = true;
-        if self.phase == Phase::Draining || self.input.is_empty() && !self.has_unsent() {
+        let is_answered = self.input.is_empty() && !self.has_unsent();
+        if self.phase == Phase::Draining || is_answered && self.phase != Phase::Following {
             self.abandon();
         }
     }

@@ -2,10 +2,14 @@
 //! answer.
 
 use std::io;
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::time::Duration;
 
 use ringwall_vmm_proto::{Action, Answer, Fault, FaultStatus};
 use vmm_sys_util::eventfd::EventFd;
+
+/// How often it is looked whether the VM has ended while its thread does not answer: that may be stuck for ever in a page that nobody brings.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A request for the VMM's thread. Dropping it without an answer tells the client that the VMM failed.
 #[derive(Debug)]
@@ -69,11 +73,11 @@ impl Link {
         )
     }
 
-    /// Hands an action over and waits for its outcome.
-    pub(crate) fn call(&self, action: Action) -> Result<Answer, Fault> {
+    /// Hands an action over and waits for its outcome, but not beyond the VM's end.
+    pub(crate) fn call(&self, action: Action, is_over: impl Fn() -> bool) -> Result<Answer, Fault> {
         let (request, answer) = ApiRequest::new(action);
         let ended = || Fault::new(FaultStatus::Internal, &"the VMM has ended");
-        let gone = |_| Fault::new(FaultStatus::Internal, &"the VMM ended before it answered");
+        let gone = || Fault::new(FaultStatus::Internal, &"the VMM ended before it answered");
         self.requests
             .as_ref()
             .ok_or_else(ended)?
@@ -82,6 +86,12 @@ impl Link {
         self.wake
             .write(1)
             .map_err(|error| Fault::new(FaultStatus::Internal, &LinkError::Wake(error)))?;
-        answer.recv().map_err(gone)?
+        loop {
+            match answer.recv_timeout(LOOK) {
+                Ok(outcome) => return outcome,
+                Err(RecvTimeoutError::Timeout) if !is_over() => {}
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return Err(gone()),
+            }
+        }
     }
 }

@@ -10,6 +10,7 @@
 //! which requests became complete. A client can make the server wait for nothing: every read and write is non-blocking and has a deadline.
 
 mod connection;
+mod events;
 pub mod fuzzing;
 mod head;
 mod link;
@@ -18,6 +19,7 @@ mod needs;
 mod response;
 mod server;
 
+pub use events::{Event, EventLog};
 pub use link::{ApiRequest, Link, LinkError};
 pub use listener::{ListenError, Listener};
 pub use needs::{UnmetNeedError, check_needs};

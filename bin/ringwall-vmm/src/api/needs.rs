@@ -1,12 +1,13 @@
 //! Whether what an action names is on the host, looked up when it is asked for and not only when the machine starts: Firecracker opens files at
 //! once, and clients rely on the early 400.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use ringwall_vmm::files::{Access, Files, OpenFileError};
+use ringwall_vmm::open::kind_name;
 use ringwall_vmm_proto::{Action, Fault, HostPath, Need, Place};
 use rustix::fs::OFlags;
 
@@ -25,10 +26,12 @@ pub enum UnmetNeedError {
     #[error(transparent)]
     Given(#[from] OpenFileError),
     /// There is something else.
-    #[error("{path} is neither a file nor a block device")]
+    #[error("{path} is {is}; a file or block device is needed")]
     NotFile {
         /// The path.
         path: PathBuf,
+        /// What is there.
+        is: &'static str,
     },
 }
 
@@ -57,8 +60,8 @@ fn check_file(path: &HostPath, is_written: bool, files: &Files) -> Result<(), Un
     let path: &Path = match path.place() {
         Place::Path(path) => path,
         Place::Descriptor(_) => {
-            let access = if is_written { Access::ReadWrite } else { Access::Read };
-            files.open("file", path, access)?;
+            // Of a drive, perhaps; what else must be a file is looked at when it is used.
+            files.open("file", path, Access::Disk { writable: is_written })?;
             return Ok(());
         }
     };
@@ -72,15 +75,25 @@ fn check_file(path: &HostPath, is_written: bool, files: &Files) -> Result<(), Un
     };
     // Without waiting: a named pipe would hold us up until somebody writes to it.
     let flags = i32::try_from((OFlags::NONBLOCK | OFlags::NOCTTY).bits()).unwrap_or_default();
-    let file: File = OpenOptions::new()
+    let opened = OpenOptions::new()
         .read(true)
         .write(is_written)
         .custom_flags(flags)
-        .open(path)
-        .map_err(failed)?;
-    let kind = file.metadata().map_err(failed)?.file_type();
-    if !kind.is_file() && !kind.is_block_device() {
-        return Err(UnmetNeedError::NotFile { path: path.to_owned() });
+        .open(path);
+    // What can't be opened may still be known: a directory for writing, or a socket.
+    let found = match &opened {
+        Ok(file) => file.metadata(),
+        Err(_) => path.metadata(),
+    };
+    match found.map(|found| found.file_type()) {
+        Ok(kind) if !kind.is_file() && !kind.is_block_device() => {
+            return Err(UnmetNeedError::NotFile {
+                path: path.to_owned(),
+                is: kind_name(kind),
+            });
+        }
+        Err(error) if opened.is_ok() => return Err(failed(error)),
+        _ => {}
     }
-    Ok(())
+    opened.map(drop).map_err(failed)
 }

@@ -5,6 +5,18 @@ use ringwall_vmm_proto::{Fault, Rendered};
 /// The answer to a client that waits for leave to send its body (RFC 9110 §10.1.1).
 pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
+/// The head of an answer that goes on until the VM ends: lines of JSON, each in a chunk of its own (RFC 9112 §7.1).
+pub(crate) const EVENTS: &[u8] = b"HTTP/1.1 200 OK\r\nServer: Ringwall\r\nConnection: close\r\n\
+    Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+/// The chunk that is the end of such an answer.
+pub(crate) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// Appends a chunk, which must not be empty.
+pub(crate) fn write_chunk(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(format!("{:x}\r\n{text}\r\n", text.len()).as_bytes());
+}
+
 /// What an answer says besides status and body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Notes {

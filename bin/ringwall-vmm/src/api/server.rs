@@ -7,16 +7,23 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use ringwall_vmm_proto::{Fault, Rendered, parse, render};
+use ringwall_vmm_proto::{Fault, Method, Rendered, parse, render};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::connection::{Complete, Connection};
+use super::events::EventLog;
 use super::link::Link;
 use super::listener::Listener;
 use super::response::{self, Notes};
 
-/// Most clients at once (Firecracker's bound).
+/// Most clients at once (Firecracker's bound), beside those who follow the VM's events.
 const MAX_CONNECTIONS: usize = 10;
+
+/// Most clients who follow the VM's events at once.
+const MAX_FOLLOWERS: usize = 16;
+
+/// Where the VM's events are. Not one of Firecracker's paths.
+const EVENTS_PATH: &str = "/events";
 
 /// Most clients that are taken per turn of the loop.
 const ACCEPTS_PER_TURN: usize = 16;
@@ -48,8 +55,8 @@ impl Default for Limits {
 /// Why the server doesn't run.
 #[derive(Debug, thiserror::Error)]
 pub enum StartServerError {
-    /// No eventfd to stop it by.
-    #[error("can't make the eventfd that stops the API")]
+    /// No eventfd to stop it by, or for events.
+    #[error("can't make the eventfds that wake the API")]
     EventFd(#[source] io::Error),
     /// No thread.
     #[error("can't start the API's thread")]
@@ -63,6 +70,7 @@ pub struct Server {
     link: Link,
     limits: Limits,
     stopper: Stopper,
+    events: EventLog,
     connections: Vec<Connection>,
     no_accept_until: Option<Instant>,
 }
@@ -105,14 +113,23 @@ impl Server {
         let stop = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC);
         let stop = stop.map_err(|error| StartServerError::EventFd(error.into()))?;
         let stopper = Stopper(Arc::new(stop));
+        let events = EventLog::new().map_err(StartServerError::EventFd)?;
         Ok(Self {
             listener,
             link,
             limits,
             stopper,
+            events,
             connections: Vec::new(),
             no_accept_until: None,
         })
+    }
+
+    /// The same with other events to tell than none.
+    #[must_use]
+    pub fn with_events(mut self, events: EventLog) -> Self {
+        self.events = events;
+        self
     }
 
     /// Runs in a new thread. `first` is done there before anything else: the place for the thread's system call filter.
@@ -157,7 +174,7 @@ impl Server {
                 return false;
             }
         };
-        let [stop, accept, clients @ ..] = ready.as_slice() else {
+        let [stop, accept, happened, clients @ ..] = ready.as_slice() else {
             return false;
         };
         if !stop.is_empty() {
@@ -166,24 +183,32 @@ impl Server {
         for (index, events) in clients.iter().enumerate() {
             self.serve(index, *events);
         }
+        if !happened.is_empty() {
+            self.events.take();
+            self.tell();
+        }
         let now = Instant::now();
         for connection in &mut self.connections {
             connection.expire(now, &self.limits);
         }
         self.connections.retain(|connection| !connection.is_gone());
+        if self.events.is_over() && !self.connections.iter().any(Connection::is_following) {
+            self.events.tell_delivered();
+        }
         if !accept.is_empty() {
             self.accept(now);
         }
         true
     }
 
-    /// Waits until something is ready: the stop, the listener, then the clients in their order.
+    /// Waits until something is ready: the stop, the listener, the events, then the clients in their order.
     fn wait(&self, now: Instant) -> Result<Vec<PollFlags>, rustix::io::Errno> {
         let may_accept = self.no_accept_until.is_none_or(|until| until <= now);
         let accept = if may_accept { PollFlags::IN } else { PollFlags::empty() };
         let mut fds = vec![
             PollFd::from_borrowed_fd(self.stopper.0.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(self.listener.as_fd(), accept),
+            PollFd::from_borrowed_fd(self.events.as_fd(), PollFlags::IN),
         ];
         for connection in &self.connections {
             fds.push(PollFd::from_borrowed_fd(connection.as_fd(), connection.interest()));
@@ -215,6 +240,10 @@ impl Server {
         }
         // An error or a hang-up is seen by reading; while an answer is being sent, by writing.
         if events.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+            // A follower who is gone for good: nothing else would be tried.
+            if connection.is_following() && events.intersects(PollFlags::HUP | PollFlags::ERR) {
+                return connection.abandon();
+            }
             match connection.interest().contains(PollFlags::IN) {
                 true => connection.read(now, &self.limits),
                 false => connection.write(now, &self.limits),
@@ -225,7 +254,35 @@ impl Server {
             let Some(request) = connection.next_request(now, &self.limits) else {
                 return;
             };
-            self.dispatch(index, &request);
+            match request.head.method {
+                Some(Method::Get) if request.head.target == EVENTS_PATH => self.begin_to_follow(index, now),
+                _ => self.dispatch(index, &request),
+            }
+        }
+    }
+
+    /// Tells a client all events from now on, and all that were before.
+    fn begin_to_follow(&mut self, index: usize, now: Instant) {
+        let followers = self.connections.iter().filter(|other| other.is_following()).count();
+        let Some(connection) = self.connections.get_mut(index) else {
+            return;
+        };
+        if followers >= MAX_FOLLOWERS {
+            let refusal = response::refusal(503, &"there are too many followers of the events");
+            return connection.refuse(&refusal, now, &self.limits);
+        }
+        connection.follow(now);
+        self.tell();
+    }
+
+    /// Tells every follower what it has not been told yet.
+    fn tell(&mut self) {
+        let now = Instant::now();
+        for connection in &mut self.connections {
+            if connection.is_following() {
+                let (lines, is_over) = self.events.lines(connection.told());
+                connection.tell(&lines, is_over, now, &self.limits);
+            }
         }
     }
 
@@ -266,7 +323,7 @@ impl Server {
                 if let Some(deprecation) = request.deprecation {
                     tracing::debug!(deprecation, "a deprecated field was used");
                 }
-                render(&self.link.call(request.action))
+                render(&self.link.call(request.action, || self.events.is_over()))
             }
             Err(error) => render(&Err(Fault::from(error))),
         }
@@ -296,10 +353,10 @@ impl Server {
 
     /// Gives a client a place, or tells it that there is none.
     fn admit(&mut self, stream: UnixStream, now: Instant) {
-        if self.connections.len() >= MAX_CONNECTIONS {
+        if self.asking() >= MAX_CONNECTIONS {
             self.evict_idle(now);
         }
-        if self.connections.len() < MAX_CONNECTIONS {
+        if self.asking() < MAX_CONNECTIONS {
             return self.connections.push(Connection::new(stream, now));
         }
         // A new socket takes so little without waiting; if not, the client only sees the end.
@@ -309,6 +366,11 @@ impl Server {
             now,
             &self.limits,
         );
+    }
+
+    /// How many clients there are that do not only listen.
+    fn asking(&self) -> usize {
+        self.connections.iter().filter(|client| !client.is_following()).count()
     }
 
     /// Ends the connection that has been idle longest (RFC 9112 §9.5: either side may, at any time). Some clients keep one for each path that

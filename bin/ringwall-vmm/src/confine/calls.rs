@@ -83,6 +83,8 @@ pub(super) const VMM: &[i64] = &[
     c::SYS_capget,
     c::SYS_capset,
     c::SYS_ftruncate,
+    // The list of threads, to see whether one waits for a page for too long.
+    c::SYS_getdents64,
     c::SYS_getsockname,
     // A machine without an API is closed when all of its files are open.
     c::SYS_landlock_add_rule,

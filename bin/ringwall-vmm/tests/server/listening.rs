@@ -114,7 +114,7 @@ fn what_an_action_names_is_looked_for() {
     ));
     assert!(matches!(
         check(directory.path(), false),
-        Err(UnmetNeedError::Open { .. })
+        Err(UnmetNeedError::NotFile { .. })
     ));
     assert!(matches!(
         check("/dev/null".as_ref(), true),

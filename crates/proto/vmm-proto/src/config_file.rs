@@ -1,5 +1,7 @@
 //! `--config-file`: the same objects as the API's bodies, in one JSON object under Firecracker's keys.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 
 use crate::action::Action;
@@ -143,8 +145,10 @@ fn at(key: &'static str) -> impl Fn(ValueError) -> ConfigFileError {
 
 fn push_drives(actions: &mut Vec<Action>, drives: Vec<WireDrive>) -> Result<(), ValueError> {
     short("drives", drives.len())?;
+    let mut seen = BTreeSet::new();
     for drive in drives {
         let id = ResourceId::from_file("drive_id", &drive.drive_id)?;
+        once("drive_id", &drive.drive_id, &mut seen)?;
         actions.push(Action::InsertDrive(drive.check(id)?));
     }
     Ok(())
@@ -152,11 +156,24 @@ fn push_drives(actions: &mut Vec<Action>, drives: Vec<WireDrive>) -> Result<(), 
 
 fn push_interfaces(actions: &mut Vec<Action>, interfaces: Vec<WireInterface>) -> Result<(), ValueError> {
     short("network-interfaces", interfaces.len())?;
+    let mut seen = BTreeSet::new();
     for interface in interfaces {
         let id = ResourceId::from_file("iface_id", &interface.iface_id)?;
+        once("iface_id", &interface.iface_id, &mut seen)?;
         actions.push(Action::InsertNetworkInterface(interface.check(id)?));
     }
     Ok(())
+}
+
+/// A client may put a device again to change it; in a file the second of a name is a mistake, and one device would silently be missing.
+fn once(field: &'static str, id: &str, seen: &mut BTreeSet<String>) -> Result<(), ValueError> {
+    if seen.insert(id.to_owned()) {
+        return Ok(());
+    }
+    Err(ValueError::DeviceTwice {
+        field,
+        id: id.to_owned(),
+    })
 }
 
 fn short(field: &'static str, got: usize) -> Result<(), ValueError> {

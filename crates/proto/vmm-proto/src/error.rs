@@ -141,6 +141,9 @@ pub enum ValueError {
     /// One interface is named twice.
     #[error("{field} names {id} twice")]
     RepeatedId { field: &'static str, id: String },
+    /// Two devices have one name.
+    #[error("two have the {field} {id}")]
+    DeviceTwice { field: &'static str, id: String },
     /// The metadata service's address.
     #[error("ipv4_address {got} isn't in 169.254.1.0 to 169.254.254.255")]
     MmdsAddress { got: std::net::Ipv4Addr },

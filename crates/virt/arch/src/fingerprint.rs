@@ -97,8 +97,15 @@ impl Fingerprint {
 
     /// Why this host can't do what a fact demands. The rule is this host's: a snapshot does not loosen it.
     fn refuses(&self, saved: &Fact) -> Option<String> {
-        // The name is a snapshot's, and so is printed escaped.
-        let name = saved.name.escape_debug();
+        // The name is a snapshot's, and so is printed escaped; but not its apostrophes.
+        let name: String = saved
+            .name
+            .split_inclusive('\'')
+            .map(|part| match part.strip_suffix('\'') {
+                Some(part) => format!("{}'", part.escape_debug()),
+                None => part.escape_debug().to_string(),
+            })
+            .collect();
         let Some(here) = self.facts.as_slice().iter().find(|fact| fact.name == saved.name) else {
             let needless = saved.value == 0 && saved.rule != Rule::Same;
             return (!needless).then(|| format!("this host lacks {name} ({:#x} in the snapshot)", saved.value));
@@ -172,7 +179,7 @@ mod tests {
         let facts = vec![
             fact("cpuid.7.ebx", 0b1_0010, Rule::AtLeast),
             fact("xsave", 4096, Rule::AtLeast),
-            fact("cpuid.\n", 1, Rule::Bits),
+            fact("the host's cpuid.\n", 1, Rule::Bits),
             fact("vendor", 8, Rule::Bits),
         ];
         assert_eq!(
@@ -182,7 +189,7 @@ mod tests {
             [
                 "this host lacks bits 0x10 of cpuid.7.ebx",
                 "xsave is 4096 in the snapshot, more than the 2696 of this host",
-                "this host lacks cpuid.\\n (0x1 in the snapshot)",
+                "this host lacks the host's cpuid.\\n (0x1 in the snapshot)",
                 "vendor is 0x8 in the snapshot and 0x7 on this host",
             ]
         );

@@ -26,7 +26,7 @@ pub enum LoadKernelError {
         source: io::Error,
     },
     /// The file ends before something that it says is in it.
-    #[error("the kernel is truncated: the {part} needs {wanted} bytes at byte {offset}, the file has {length}")]
+    #[error("the kernel is truncated: its {part} would be {wanted} bytes at byte {offset}, the file has {length}")]
     Truncated {
         /// What was to be read.
         part: &'static str,

@@ -8,6 +8,8 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use rustix::fs::OFlags;
+
 /// Opens a file to append to. With `both` it is opened for reading too: a named pipe can then be opened before its reader comes (fifo(7)).
 /// A full pipe is an error when it is written to, and nothing waits.
 ///
@@ -16,7 +18,8 @@ use std::path::Path;
 pub(crate) fn open(path: &Path, both: bool) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(both).append(true).mode(0o600);
-    options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits().try_into().unwrap_or_default());
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    options.custom_flags(flags.bits().try_into().unwrap_or_default());
     match options.open(path) {
         // O_EXCL follows no link (open(2)).
         Err(error) if error.kind() == io::ErrorKind::NotFound => options.create_new(true).open(path),

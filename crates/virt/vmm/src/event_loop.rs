@@ -42,6 +42,10 @@ pub enum Key {
     SerialRoom,
     /// Input for the serial port.
     SerialInput,
+    /// The serial port has output that the console has not taken.
+    SerialWaiting,
+    /// The console takes output again.
+    ConsoleWritable,
     /// A descriptor that the program around the VM waits on, by its own number.
     Other(u32),
 }
@@ -58,6 +62,8 @@ impl Key {
             Key::System => (7, 0, 0),
             Key::Vcpu => (8, 0, 0),
             Key::SerialRoom => (9, 0, 0),
+            Key::SerialWaiting => (10, 0, 0),
+            Key::ConsoleWritable => (11, 0, 0),
         };
         u64::from(kind) << 48 | u64::from(device) << 32 | u64::from(low)
     }
@@ -78,6 +84,8 @@ impl Key {
             7 => Key::System,
             8 => Key::Vcpu,
             9 => Key::SerialRoom,
+            10 => Key::SerialWaiting,
+            11 => Key::ConsoleWritable,
             _ => Key::Wake,
         }
     }
@@ -114,6 +122,15 @@ impl EventLoop {
     /// What epoll_ctl(2) says.
     pub fn add(&self, descriptor: impl AsFd, key: Key) -> io::Result<()> {
         epoll::add(&self.epoll, descriptor, EventData::new_u64(key.pack()), EventFlags::IN)?;
+        Ok(())
+    }
+
+    /// Waits on a descriptor from now on, until it is writable (level-triggered).
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) says.
+    pub fn add_writable(&self, descriptor: impl AsFd, key: Key) -> io::Result<()> {
+        epoll::add(&self.epoll, descriptor, EventData::new_u64(key.pack()), EventFlags::OUT)?;
         Ok(())
     }
 
@@ -171,6 +188,8 @@ mod tests {
             Key::System,
             Key::Vcpu,
             Key::SerialRoom,
+            Key::SerialWaiting,
+            Key::ConsoleWritable,
         ] {
             assert_eq!(Key::unpack(key.pack()), key);
         }

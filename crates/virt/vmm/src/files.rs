@@ -17,6 +17,7 @@ use rustix::net::{AddressFamily, SocketType, sockopt};
 use thiserror::Error;
 
 use crate::append;
+use crate::open::{self, OpenError};
 
 /// Why a file can't be had.
 #[derive(Debug, Error)]
@@ -32,6 +33,9 @@ pub enum OpenFileError {
         #[source]
         source: io::Error,
     },
+    /// Something else is there.
+    #[error(transparent)]
+    NotFile(OpenError),
     /// It is outside of where this VMM may go.
     #[error("can't open the {what} {path}: it is outside of {allowed}, where --confine-to keeps this VMM")]
     Outside {
@@ -94,10 +98,15 @@ pub enum OpenFileError {
 /// What a file is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Reading a file or block device.
+    /// Reading a file.
     Read,
-    /// Reading and writing a file or block device.
+    /// Reading and writing a file.
     ReadWrite,
+    /// A disk: a file or block device.
+    Disk {
+        /// Whether it is written too.
+        writable: bool,
+    },
     /// Writing to the end of a file, pipe, terminal or socket, which is made if there is nothing.
     Output,
     /// The same, for what may be a named pipe that has no reader yet (fifo(7)): a path is opened for reading too.
@@ -149,8 +158,9 @@ impl Files {
             Place::Path(path) => {
                 self.reach(what, path)?;
                 let opened = match access {
-                    Access::Read => File::open(path),
-                    Access::ReadWrite => File::options().read(true).write(true).open(path),
+                    Access::Read => return self.known(what, path, open::file(what, path, false)),
+                    Access::ReadWrite => return self.known(what, path, open::file(what, path, true)),
+                    Access::Disk { writable } => return self.known(what, path, open::disk(path, writable)),
                     // A pipe without reader must not stop the VMM, and one that is full not the guest.
                     Access::Output => append::open(path, false),
                     Access::Record => append::open(path, true),
@@ -161,20 +171,30 @@ impl Files {
         }
     }
 
-    /// Opens a file and reads all of it.
+    fn known(&self, what: &'static str, path: &Path, opened: Result<File, OpenError>) -> Result<File, OpenFileError> {
+        opened.map_err(|error| match error {
+            OpenError::Open { source, .. } => self.failed(what, path, source),
+            other => OpenFileError::NotFile(other),
+        })
+    }
+
+    /// Reads all of something; a pipe will do, which is how a shell gives what another program writes.
     ///
     /// # Errors
     /// See [`OpenFileError`].
     pub fn read(&self, what: &'static str, path: &HostPath) -> Result<Vec<u8>, OpenFileError> {
-        let mut contents = Vec::new();
-        let mut file = self.open(what, path, Access::Read)?;
-        let read = file.read_to_end(&mut contents);
-        read.map_err(|source| OpenFileError::Open {
-            what,
-            path: path.as_str().to_owned(),
-            source,
-        })?;
-        Ok(contents)
+        match path.place() {
+            Place::Path(path) => {
+                self.reach(what, path)?;
+                std::fs::read(path).map_err(|source| self.failed(what, path, source))
+            }
+            Place::Descriptor(number) => {
+                let mut contents = Vec::new();
+                let read = self.given_file(what, number, Access::Read)?.read_to_end(&mut contents);
+                read.map_err(|source| OpenFileError::Use { what, number, source })?;
+                Ok(contents)
+            }
+        }
     }
 
     /// Whether a path can be opened at all.
@@ -282,22 +302,28 @@ impl Files {
         let flags = rustix::fs::fcntl_getfl(&file).map_err(|error| unusable(error.into()))?;
         let mode = flags & OFlags::RWMODE;
         let (is_open_for_it, wanted) = match access {
-            Access::Read => (mode != OFlags::WRONLY, "reading"),
-            Access::ReadWrite => (mode == OFlags::RDWR, "reading and writing anywhere"),
+            Access::Read | Access::Disk { writable: false } => (mode != OFlags::WRONLY, "reading"),
+            Access::ReadWrite | Access::Disk { writable: true } => {
+                // pwrite(2), BUGS: with O_APPEND it writes to the end, whatever it is told.
+                let is_anywhere = mode == OFlags::RDWR && !flags.contains(OFlags::APPEND);
+                (is_anywhere, "reading and writing anywhere")
+            }
             Access::Output | Access::Record => (mode != OFlags::RDONLY, "writing"),
         };
-        // pwrite(2), BUGS: with O_APPEND it writes to the end, whatever it is told.
-        let only_appends = access == Access::ReadWrite && flags.contains(OFlags::APPEND);
-        if !is_open_for_it || only_appends || flags.contains(OFlags::PATH) {
+        if !is_open_for_it || flags.contains(OFlags::PATH) {
             return Err(OpenFileError::Mode { what, number, wanted });
         }
         let kind = file.metadata().map_err(unusable)?.file_type();
         match access {
-            Access::Read | Access::ReadWrite if !kind.is_file() && !kind.is_block_device() => {
+            Access::Read | Access::ReadWrite if !kind.is_file() => {
+                let wanted = "a file";
+                Err(OpenFileError::Kind { what, number, wanted })
+            }
+            Access::Disk { .. } if !kind.is_file() && !kind.is_block_device() => {
                 let wanted = "a file or block device";
                 Err(OpenFileError::Kind { what, number, wanted })
             }
-            Access::Read | Access::ReadWrite => {
+            Access::Read | Access::ReadWrite | Access::Disk { .. } => {
                 // Its place is shared with the descriptor that was given, and whoever used that last left it somewhere.
                 file.rewind().map_err(unusable)?;
                 Ok(file)
@@ -391,8 +417,9 @@ mod tests {
             (16, Access::ReadWrite, "not open for reading and writing"),
             (11, Access::Output, "not open for writing"),
             (12, Access::Read, "not open for reading"),
-            (13, Access::Read, "not a file or block device"),
-            (14, Access::Read, "not a file or block device"),
+            (13, Access::Read, "not a file"),
+            (14, Access::Disk { writable: false }, "not a file or block device"),
+            (10, Access::Disk { writable: true }, "not open for reading and writing"),
         ] {
             let text = refused(&files, number, access);
             assert!(text.contains(wanted), "{number} {access:?}: {text}");

@@ -7,6 +7,7 @@ pub mod event_loop;
 pub mod files;
 pub mod machine;
 pub mod memory;
+pub mod open;
 pub mod plan;
 pub mod shell;
 pub mod snapshot;

@@ -47,7 +47,7 @@ pub struct Planned {
 
 /// What a machine needs of the program around it.
 pub struct Surroundings {
-    /// Where the serial port's output goes; must not wait.
+    /// Where the serial port's output goes; must not wait (`WouldBlock` instead), and what is left is given to it by `Serial::drain_output`.
     pub console: Box<dyn Write + Send>,
     /// Run on each vCPU's thread before the guest: the system-call filter.
     pub on_vcpu_start: fn(),
@@ -600,10 +600,12 @@ impl Machine {
         &self.devices
     }
 
-    /// A virtio device, by its name in the configuration.
+    /// A virtio device, by its kind and its name in the configuration: a drive may be called as an interface is.
     #[must_use]
-    pub fn device(&self, id: &str) -> Option<&Attached> {
-        self.devices.iter().find(|device| device.id == id)
+    pub fn device<T: VirtioDevice>(&self, id: &str) -> Option<&Attached> {
+        self.devices
+            .iter()
+            .find(|device| device.id == id && device.transport().is::<T>())
     }
 
     /// Does what a ready descriptor asks for; returns what the machine has to say.
@@ -628,7 +630,12 @@ impl Machine {
                 let _empty = self.wake.read();
                 return Ok(self.vcpu_events.try_iter().map(MachineEvent::Vcpu).collect());
             }
-            Key::Wake | Key::SerialInput | Key::SerialRoom | Key::Other(_) => {}
+            Key::Wake
+            | Key::SerialInput
+            | Key::SerialRoom
+            | Key::SerialWaiting
+            | Key::ConsoleWritable
+            | Key::Other(_) => {}
         }
         Ok(Vec::new())
     }

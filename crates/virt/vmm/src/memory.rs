@@ -37,13 +37,10 @@ pub enum MemoryError {
         #[source]
         source: io::Error,
     },
-    /// The regions make no memory; a defect of ours.
-    #[error("the regions of guest memory overlap or are out of order")]
-    Regions,
     /// There are not enough huge pages.
     #[error(
-        "can't map {bytes} bytes of guest memory in 2 MiB pages: are so many set aside (HugePages_Free in /proc/meminfo, \
-         /proc/sys/vm/nr_hugepages)?"
+        "there are not enough free pages of 2 MiB for {bytes} bytes of guest memory: set more aside (/proc/sys/vm/nr_hugepages), or leave \
+         out huge_pages"
     )]
     HugePages {
         /// How much was asked for.
@@ -52,12 +49,15 @@ pub enum MemoryError {
         #[source]
         source: io::Error,
     },
+    /// The regions make no memory; a defect of ours.
+    #[error("the regions of guest memory overlap or are out of order")]
+    Regions,
     /// A snapshot's memory file can't be read.
     #[error("can't read the memory file")]
     Read(#[source] io::Error),
-    /// A snapshot's memory file is shorter than the memory.
+    /// A snapshot's memory file is of another VM, or was cut off.
     #[error("the memory file has {file} bytes, the VM {memory}")]
-    TooShort {
+    Length {
         /// The file's length.
         file: u64,
         /// The memory's size.
@@ -92,18 +92,18 @@ fn create_region(
     bytes: u64,
     options: MemoryOptions,
 ) -> Result<GuestRegionMmap<Option<AtomicBitmap>>, MemoryError> {
-    let map_error = |source| {
-        if options.huge_pages {
-            MemoryError::HugePages { bytes, source }
-        } else {
-            MemoryError::Map { bytes, source }
-        }
+    let map_error = |source| match options.huge_pages {
+        false => MemoryError::Map { bytes, source },
+        true => MemoryError::HugePages { bytes, source },
     };
     let size = usize::try_from(bytes).map_err(|_| map_error(io::ErrorKind::OutOfMemory.into()))?;
     let page = const { std::num::NonZero::new(PAGE_BYTES).expect("it is not zero") };
     let bitmap = options.track_dirty.then(|| AtomicBitmap::new(size, page));
     // libc's MAP_ANONYMOUS has no name in rustix, which has a function of its own for it.
-    let flags = i32::try_from(anonymous_flags(options).bits()).unwrap_or_default() | libc_map_anonymous();
+    let mut flags = anonymous_flags(options);
+    // Set aside now: a huge page that is not there when it is touched would end the process (SIGBUS).
+    flags.set(MapFlags::NORESERVE, !options.huge_pages);
+    let flags = i32::try_from(flags.bits()).unwrap_or_default() | libc_map_anonymous();
     let prot = i32::try_from((ProtFlags::READ | ProtFlags::WRITE).bits()).unwrap_or_default();
     let mapping = MmapRegionBuilder::new_with_bitmap(size, bitmap)
         .with_mmap_prot(prot)
@@ -196,8 +196,8 @@ pub fn read_into(memory: &GuestRam, file: &File) -> Result<(), MemoryError> {
 fn check_length(memory: &GuestRam, file: &File) -> Result<u64, MemoryError> {
     let wanted: u64 = memory.iter().map(vm_memory::GuestMemoryRegion::len).sum();
     let length = file.metadata().map_err(MemoryError::Read)?.len();
-    if length < wanted {
-        return Err(MemoryError::TooShort {
+    if length != wanted {
+        return Err(MemoryError::Length {
             file: length,
             memory: wanted,
         });
@@ -244,11 +244,14 @@ mod tests {
     }
 
     #[test]
-    fn a_short_file_is_refused() {
+    fn a_file_of_another_length_is_refused() {
         let file = tempfile::tempfile().unwrap();
-        file.set_len((3 << 20) - 1).unwrap();
-        let error = map_over(&two_regions(), &file).unwrap_err();
-        assert_eq!(error.to_string(), "the memory file has 3145727 bytes, the VM 3145728");
+        for length in [0, (3 << 20) - 1, (3 << 20) + 1] {
+            file.set_len(length).unwrap();
+            let error = map_over(&two_regions(), &file).unwrap_err();
+            let wanted = format!("the memory file has {length} bytes, the VM 3145728");
+            assert_eq!(error.to_string(), wanted);
+        }
     }
 
     #[test]

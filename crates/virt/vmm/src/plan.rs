@@ -1,5 +1,6 @@
 //! From the configuration to devices: every path is opened here, and nothing is resolved later.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -17,6 +18,9 @@ use thiserror::Error;
 
 use crate::files::{Access, Files, OpenFileError, Reach};
 use crate::machine::Planned;
+
+/// The unit of a disk's capacity (VIRTIO 1.2 §5.2.4).
+const SECTOR_BYTES: u64 = 512;
 
 /// How the devices that have no name in the configuration are named.
 pub const VSOCK: &str = "vsock";
@@ -100,6 +104,7 @@ pub fn devices(resources: &Resources, metadata: &SharedStore, files: &Files) -> 
     for drive in &resources.drives {
         let id = drive.drive_id.to_string();
         let file = files.open("drive", &drive.path_on_host, drive_access(drive))?;
+        warn_of_rest(&id, &file);
         let device = Block::new(&id, file, block_options(drive))
             .map_err(|source| PlanError::Drive { id: id.clone(), source })?;
         planned.push(Planned {
@@ -194,11 +199,20 @@ fn tap(interface: &NetworkInterface, files: &Files) -> Result<Tap, PlanError> {
 
 /// What a drive's file is opened for.
 #[must_use]
-pub fn drive_access(drive: &Drive) -> Access {
-    if drive.is_read_only {
-        Access::Read
-    } else {
-        Access::ReadWrite
+pub const fn drive_access(drive: &Drive) -> Access {
+    Access::Disk {
+        writable: !drive.is_read_only,
+    }
+}
+
+/// Says that a drive's end is not shown to the guest: disks are of whole sectors.
+fn warn_of_rest(id: &str, file: &File) {
+    let bytes = file.metadata().map_or(0, |about| about.len());
+    let rest = bytes % SECTOR_BYTES;
+    if rest > 0 {
+        tracing::warn!(
+            "drive {id} has {bytes} bytes: the last {rest} are no whole sector, and the guest does not see them"
+        );
     }
 }
 

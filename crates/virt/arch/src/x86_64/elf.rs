@@ -25,6 +25,8 @@ const IDENT_64_LITTLE: [u8; 3] = [2, 1, 1];
 const TYPES: [u16; 2] = [2, 3];
 /// `EM_X86_64`.
 const MACHINE: u16 = 62;
+/// `EM_AARCH64` (linux/elf-em.h), only to say so.
+const MACHINE_AARCH64: u16 = 183;
 /// `PT_LOAD` and `PT_NOTE`.
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
@@ -101,7 +103,11 @@ fn check_header(header: &[u8; HEADER_BYTES]) -> Result<(), LoadKernelError> {
     }
     let (kind, machine) = (le_u16(header, 16), le_u16(header, 18));
     if machine != MACHINE {
-        return bad("e_machine", u64::from(machine), "not x86_64");
+        let reason = match machine {
+            MACHINE_AARCH64 => "of aarch64, not x86_64",
+            _ => "not x86_64",
+        };
+        return bad("e_machine", u64::from(machine), reason);
     }
     if !TYPES.contains(&kind) {
         return bad("e_type", u64::from(kind), "not an executable");

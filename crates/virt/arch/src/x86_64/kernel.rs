@@ -56,11 +56,23 @@ pub fn load_kernel(ram: &GuestRam, file: &mut impl KernelFile, length: u64) -> R
     {
         return bzimage::load(ram, &mut source);
     }
+    let is_arm = source
+        .array("Image header", ARM_MAGIC_AT)
+        .is_ok_and(|magic: [u8; 4]| magic == ARM_MAGIC);
     Err(LoadKernelError::UnknownFormat {
         architecture: "x86_64",
-        found: describe(&magic),
+        found: if is_arm {
+            "an Image of aarch64"
+        } else {
+            describe(&magic)
+        },
     })
 }
+
+/// Where an arm64 Image has its magic, and which (Documentation/arch/arm64/booting.rst): only to say so.
+const ARM_MAGIC_AT: u64 = 56;
+/// Likewise.
+const ARM_MAGIC: [u8; 4] = *b"ARM\x64";
 
 /// Says what a file without a known magic could be.
 const fn describe(magic: &[u8; 4]) -> &'static str {

@@ -61,7 +61,7 @@ impl Serial {
     pub fn new(sink: Box<dyn Write + Send>) -> io::Result<Self> {
         let line = Line(Arc::new(InterruptLine::new()?));
         let observer = Arc::new(Observer::new()?);
-        let output = Output::new(sink, observer.metrics.clone());
+        let output = Output::new(sink, observer.metrics.clone(), observer.waiting.clone());
         Ok(Serial {
             port: Port::with_events(line.clone(), observer.clone(), output),
             line,
@@ -119,7 +119,14 @@ impl Serial {
         taken
     }
 
-    /// Bytes that the console has not taken yet: if there are any, wait until it is writable and call [`Serial::drain_output`].
+    /// Signalled when there begins to be output that the console has not taken. The VMM then takes it, waits until the console is writable,
+    /// and calls [`Serial::drain_output`] until there is none.
+    #[must_use]
+    pub fn waiting_event(&self) -> Arc<Event> {
+        self.observer.waiting.clone()
+    }
+
+    /// Bytes that the console has not taken yet.
     #[must_use]
     pub fn pending_output(&self) -> usize {
         self.port.writer().pending()
@@ -158,7 +165,11 @@ impl Serial {
             pending |= TRANSMITTER_EMPTY_PENDING;
         }
         state.interrupt_identification = if pending == 0 { NOTHING_PENDING } else { pending };
-        let nowhere = Output::new(Box::new(io::sink()), self.observer.metrics.clone());
+        let nowhere = Output::new(
+            Box::new(io::sink()),
+            self.observer.metrics.clone(),
+            self.observer.waiting.clone(),
+        );
         let spare = Port::with_events(self.line.clone(), self.observer.clone(), nowhere);
         let output = mem::replace(&mut self.port, spare).into_writer();
         let port = Port::from_state(&state.into(), self.line.clone(), self.observer.clone(), output);

@@ -25,6 +25,8 @@ pub(super) struct Observer {
     pub(super) metrics: Arc<SerialMetrics>,
     /// There is room for input again.
     pub(super) room: Arc<Event>,
+    /// There is output that the console has not taken.
+    pub(super) waiting: Arc<Event>,
     /// Somebody waits for that. Without it, each byte that the guest reads would wake the VMM's thread.
     is_awaited: AtomicBool,
 }
@@ -34,6 +36,7 @@ impl Observer {
         Ok(Observer {
             metrics: Arc::default(),
             room: Arc::new(Event::new()?),
+            waiting: Arc::new(Event::new()?),
             is_awaited: AtomicBool::new(false),
         })
     }

@@ -7,15 +7,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::metrics::SerialMetrics;
+use crate::event::Event;
+use crate::guest_warn;
 
 /// Most bytes kept for a console that does not take them: a screen's worth of a boot, not a reason to grow.
 const MAX_PENDING_BYTES: usize = 64 * 1024;
 
-/// A console, with what it has not taken yet. If it waits, so does the guest: give it a descriptor that does not (`O_NONBLOCK`).
+/// A console, with what it has not taken yet. If it waits, so does the guest: give it a descriptor that does not.
 pub struct Output {
     sink: Box<dyn Write + Send>,
     pending: VecDeque<u8>,
     metrics: Arc<SerialMetrics>,
+    /// Signalled when there begins to be something that it has not taken.
+    waiting: Arc<Event>,
+    /// It is full, and that was said.
+    is_losing: bool,
     /// It has failed for good (its reader is gone): nothing is kept for it.
     is_gone: bool,
 }
@@ -31,11 +37,13 @@ impl fmt::Debug for Output {
 }
 
 impl Output {
-    pub(super) fn new(sink: Box<dyn Write + Send>, metrics: Arc<SerialMetrics>) -> Self {
+    pub(super) fn new(sink: Box<dyn Write + Send>, metrics: Arc<SerialMetrics>, waiting: Arc<Event>) -> Self {
         Output {
             sink,
             pending: VecDeque::new(),
             metrics,
+            waiting,
+            is_losing: false,
             is_gone: false,
         }
     }
@@ -60,6 +68,15 @@ impl Output {
                 Ok(_) | Err(_) => self.give_up(),
             }
         }
+        self.is_losing = false;
+    }
+
+    fn lose(&mut self, bytes: usize) {
+        self.count(&self.metrics.lost, bytes);
+        if !self.is_gone && !self.is_losing {
+            self.is_losing = true;
+            guest_warn!("nobody reads the console: what the guest writes is lost until somebody does");
+        }
     }
 
     fn give_up(&mut self) {
@@ -76,11 +93,20 @@ impl Output {
 impl Write for Output {
     /// Takes all bytes, always: a full or broken console is no error of the port's.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let has_waited = !self.pending.is_empty();
         let room = MAX_PENDING_BYTES.saturating_sub(self.pending.len());
         let kept = if self.is_gone { 0 } else { bytes.len().min(room) };
         self.pending.extend(bytes.iter().take(kept));
-        self.count(&self.metrics.lost, bytes.len().saturating_sub(kept));
-        self.drain();
+        if kept < bytes.len() {
+            self.lose(bytes.len().saturating_sub(kept));
+        }
+        // What waits goes when there is room, not at each byte of the guest's.
+        if !has_waited {
+            self.drain();
+            if !self.pending.is_empty() {
+                self.waiting.signal();
+            }
+        }
         Ok(bytes.len())
     }
 

@@ -76,10 +76,18 @@ fn a_console_that_would_wait_gets_its_bytes_later() {
     }
     assert_eq!(*console.bytes.lock().unwrap(), b"he");
     assert_eq!(serial.pending_output(), 3);
+    assert!(serial.waiting_event().take(), "whoever drains it is not told");
+    assert!(!serial.waiting_event().take());
     console.room.store(10, Ordering::SeqCst);
     serial.drain_output();
     assert_eq!(*console.bytes.lock().unwrap(), b"hello");
     assert_eq!(serial.pending_output(), 0);
+    // And told again when it begins again, and only then.
+    console.room.store(0, Ordering::SeqCst);
+    serial.write(DATA, b"!");
+    assert!(serial.waiting_event().take());
+    serial.write(DATA, b"!");
+    assert!(!serial.waiting_event().take());
 }
 
 #[test]

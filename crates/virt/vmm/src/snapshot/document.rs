@@ -1,6 +1,6 @@
 //! What a snapshot knows beside memory.
 
-use ringwall_arch::{Fingerprint, native};
+use ringwall_arch::{Architecture, Fingerprint, native};
 use ringwall_devices::virtio::mmio::MmioState;
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +39,21 @@ pub struct Document {
     pub board: BoardState,
     /// The virtio devices, in the order of their places.
     pub devices: Vec<DeviceRecord>,
+}
+
+/// As much of a document as says what host it needs, whatever else is in it: what another architecture's snapshot has too.
+#[derive(Debug, Deserialize)]
+pub struct Origin {
+    /// What the guest was shown of its host.
+    pub fingerprint: Fingerprint,
+}
+
+impl Origin {
+    /// Whether it is of another architecture than this host.
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        self.fingerprint.architecture() != Architecture::NATIVE
+    }
 }
 
 impl Document {

@@ -3,6 +3,7 @@
 //! ```text
 //! handler's end closed ------------+
 //! load not done at its deadline ---+--> last words (bounded) --> _exit(EXIT_HANDLER_LOST)
+//! a page fault too old ------------+                                          (see `fault_clock.rs`)
 //! the machine is gone --> the thread ends
 //! ```
 //!
@@ -43,6 +44,24 @@ pub enum HandlerLost {
     /// The snapshot isn't loaded at the deadline.
     #[error("the page fault handler has not let the snapshot be loaded within {} s: the VM ends", LOAD_DEADLINE.as_secs())]
     Stalled,
+    /// It is there, and does not answer a page fault.
+    #[error(
+        "the page fault handler has not answered a page fault for {seconds} s: the guest can't go on, so the VM ends"
+    )]
+    Unanswered {
+        /// How long it may take.
+        seconds: u64,
+    },
+}
+
+/// Looks at the page faults at times.
+pub(super) struct Looks {
+    /// How long a page fault may take.
+    pub(super) patience: Duration,
+    /// The time between two looks.
+    pub(super) period: Duration,
+    /// Whether a page fault is older than that.
+    pub(super) is_late: Box<dyn FnMut() -> bool + Send>,
 }
 
 /// Says why the process ends.
@@ -61,9 +80,9 @@ impl HandlerWatch {
     ///
     /// # Errors
     /// No pipe or no threads.
-    pub fn start(connection: UnixStream, last_words: LastWords) -> io::Result<Self> {
+    pub(super) fn start(connection: UnixStream, looks: Option<Looks>, last_words: LastWords) -> io::Result<Self> {
         let speaker = speaker(last_words)?;
-        Self::start_with(connection, LOAD_DEADLINE, move |lost| {
+        Self::start_with(connection, LOAD_DEADLINE, looks, move |lost| {
             speak(&speaker, lost);
             exit_now(EXIT_HANDLER_LOST);
         })
@@ -72,13 +91,14 @@ impl HandlerWatch {
     fn start_with(
         connection: UnixStream,
         deadline: Duration,
+        looks: Option<Looks>,
         end: impl FnOnce(HandlerLost) + Send + 'static,
     ) -> io::Result<Self> {
         let (ended, alive) = pipe_with(PipeFlags::CLOEXEC)?;
         let is_loaded = Arc::new(AtomicBool::new(false));
         let watched = is_loaded.clone();
         thread::Builder::new().name("fault-watch".to_owned()).spawn(move || {
-            if let Some(lost) = watch(&connection, &ended, Instant::now() + deadline, &watched) {
+            if let Some(lost) = watch(&connection, &ended, Instant::now() + deadline, looks, &watched) {
                 end(lost);
             }
         })?;
@@ -95,17 +115,33 @@ impl HandlerWatch {
 }
 
 /// Waits until the handler is lost; `None` when there is nothing to watch any more.
-fn watch(connection: &UnixStream, ended: &OwnedFd, deadline: Instant, is_loaded: &AtomicBool) -> Option<HandlerLost> {
-    let mut is_timed = true;
+fn watch(
+    connection: &UnixStream,
+    ended: &OwnedFd,
+    deadline: Instant,
+    mut looks: Option<Looks>,
+    is_loaded: &AtomicBool,
+) -> Option<HandlerLost> {
+    let mut load = Some(deadline);
+    let mut next_look = looks.as_ref().map(|looks| Instant::now() + looks.period);
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if is_timed && left.is_zero() {
+        let now = Instant::now();
+        if load.is_some_and(|deadline| deadline <= now) {
             if !is_loaded.load(Ordering::Acquire) {
                 return Some(HandlerLost::Stalled);
             }
-            is_timed = false;
+            load = None;
         }
-        let timeout = is_timed.then(|| Timespec::try_from(left).ok()).flatten();
+        if let Some(looks) = looks.as_mut().filter(|_| next_look.is_some_and(|at| at <= now)) {
+            if (looks.is_late)() {
+                let seconds = looks.patience.as_secs();
+                return Some(HandlerLost::Unanswered { seconds });
+            }
+            next_look = Some(now + looks.period);
+        }
+        let next = [load, next_look].into_iter().flatten().min();
+        let left = next.map(|at| at.saturating_duration_since(now));
+        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
         // Not for input: the protocol has none, and what a handler sends all the same must not keep this thread busy.
         let mut descriptors = [
             PollFd::from_borrowed_fd(connection.as_fd(), PollFlags::RDHUP),
@@ -164,8 +200,29 @@ mod tests {
     fn watched(deadline: Duration) -> (HandlerWatch, UnixStream, std::sync::mpsc::Receiver<HandlerLost>) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (told, lost) = channel();
-        let watch = HandlerWatch::start_with(ours, deadline, move |lost| told.send(lost).unwrap()).unwrap();
+        let watch = HandlerWatch::start_with(ours, deadline, None, move |lost| told.send(lost).unwrap()).unwrap();
         (watch, theirs, lost)
+    }
+
+    #[test]
+    fn a_fault_that_is_late_at_the_third_look_ends_it_also_after_the_load() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let (told, lost) = channel();
+        let mut looked = 0;
+        let looks = Looks {
+            patience: Duration::from_secs(7),
+            period: NOT_YET,
+            is_late: Box::new(move || {
+                looked += 1;
+                looked == 3
+            }),
+        };
+        let begun = Instant::now();
+        let end = move |lost| told.send(lost).unwrap();
+        let watch = HandlerWatch::start_with(ours, NOT_YET, Some(looks), end).unwrap();
+        watch.loaded();
+        assert_eq!(lost.recv_timeout(SOON), Ok(HandlerLost::Unanswered { seconds: 7 }));
+        assert!(begun.elapsed() >= NOT_YET * 3);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub mod clocks;
 pub mod document;
+mod fault_clock;
 pub mod handler_watch;
 pub mod memory_file;
 pub mod state_file;

@@ -82,6 +82,22 @@ pub fn around(body: &[u8]) -> Vec<u8> {
 /// # Errors
 /// See [`StateFileError`].
 pub fn decode<T: DeserializeOwned>(file: impl Read) -> Result<T, StateFileError> {
+    parse(&read(file)?)
+}
+
+/// Reads a document that [`read`] gave.
+///
+/// # Errors
+/// [`StateFileError::Malformed`].
+pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, StateFileError> {
+    serde_json::from_slice(body).map_err(StateFileError::Malformed)
+}
+
+/// Reads a state file's document as it is written there, whole, bounded and with the hash that the file says.
+///
+/// # Errors
+/// See [`StateFileError`].
+pub fn read(file: impl Read) -> Result<Vec<u8>, StateFileError> {
     let mut bytes = Vec::new();
     let most = (MOST_BYTES + MOST_HEADER_BYTES) as u64;
     file.take(most).read_to_end(&mut bytes).map_err(StateFileError::Read)?;
@@ -121,7 +137,7 @@ pub fn decode<T: DeserializeOwned>(file: impl Read) -> Result<T, StateFileError>
     if body.len() > wanted || hex(&Sha256::digest(body)) != hash {
         return Err(StateFileError::Damaged);
     }
-    serde_json::from_slice(body).map_err(StateFileError::Malformed)
+    Ok(body.to_vec())
 }
 
 fn hex(bytes: &[u8]) -> String {

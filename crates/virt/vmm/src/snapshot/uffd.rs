@@ -28,7 +28,8 @@ use serde::Serialize;
 use thiserror::Error;
 use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 
-use super::handler_watch::{HandlerWatch, LastWords};
+use super::fault_clock::FaultClock;
+use super::handler_watch::{HandlerWatch, LastWords, Looks};
 use crate::memory::{self, HUGE_PAGE_BYTES, MemoryError, MemoryOptions};
 
 /// Longest wait for a handler that listens and takes no connection; a local handler takes it in milliseconds.
@@ -108,14 +109,15 @@ pub struct Connection {
     socket: UnixStream,
     /// Made with the connection, because it may take a capability that is dropped before guest memory is touched.
     userfault: OwnedFd,
+    patience: Option<Duration>,
 }
 
 impl Connection {
-    /// Connects to a handler's socket, and makes a userfaultfd.
+    /// Connects to a handler's socket, and makes a userfaultfd. The handler has `patience` for each page fault, or as long as it likes.
     ///
     /// # Errors
     /// [`FaultHandlerError::Connect`], [`FaultHandlerError::Create`] and [`FaultHandlerError::Forbidden`].
-    pub fn open(path: &Path) -> Result<Self, FaultHandlerError> {
+    pub fn open(path: &Path, patience: Option<Duration>) -> Result<Self, FaultHandlerError> {
         let connected = || -> io::Result<UnixStream> {
             let flags = SocketFlags::CLOEXEC;
             let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -128,19 +130,20 @@ impl Connection {
             path: path.to_owned(),
             source,
         })?;
-        Connection::over(socket)
+        Connection::over(socket, patience)
     }
 
-    /// Takes a connection that is there already, and makes a userfaultfd.
+    /// Takes a connection that is there already, and makes a userfaultfd; `patience` as above.
     ///
     /// # Errors
     /// [`FaultHandlerError::Create`] and [`FaultHandlerError::Forbidden`].
-    pub fn over(socket: UnixStream) -> Result<Self, FaultHandlerError> {
+    pub fn over(socket: UnixStream, patience: Option<Duration>) -> Result<Self, FaultHandlerError> {
         // It may have been made not to wait, which a message must be able to.
         socket.set_nonblocking(false).map_err(FaultHandlerError::Send)?;
         Ok(Connection {
             socket,
             userfault: create()?,
+            patience,
         })
     }
 
@@ -171,7 +174,9 @@ impl Connection {
         }
         let message = serde_json::to_vec(&mappings(memory, options)).map_err(FaultHandlerError::Mappings)?;
         pass_fd::send(self.socket.as_fd(), &message, &[userfault.as_fd()]).map_err(FaultHandlerError::Send)?;
-        let watch = HandlerWatch::start(self.socket, last_words).map_err(FaultHandlerError::Watch)?;
+        let looks = self.patience.map(|patience| looks(patience, &userfault, memory));
+        let looks = looks.transpose().map_err(FaultHandlerError::Watch)?;
+        let watch = HandlerWatch::start(self.socket, looks, last_words).map_err(FaultHandlerError::Watch)?;
         Ok(FaultHandler {
             watch,
             _userfault: userfault,
@@ -191,6 +196,15 @@ impl FaultHandler {
     pub fn loaded(&self) {
         self.watch.loaded();
     }
+}
+
+fn looks(patience: Duration, userfault: &OwnedFd, memory: &GuestRam) -> io::Result<Looks> {
+    let mut clock = FaultClock::new(userfault.try_clone()?, memory)?;
+    Ok(Looks {
+        patience,
+        period: FaultClock::period(patience),
+        is_late: Box::new(move || clock.is_late()),
+    })
 }
 
 fn create() -> Result<OwnedFd, FaultHandlerError> {
@@ -273,7 +287,7 @@ mod tests {
             assert_eq!(rustix::io::read(&userfault, &mut event).unwrap(), 32);
             (message, event, connection)
         });
-        let connection = Connection::open(&path).unwrap();
+        let connection = Connection::open(&path, Some(Duration::from_secs(60))).unwrap();
         let options = MemoryOptions::default();
         let taken = connection.take_over(&memory, options, Box::new(|_| {})).unwrap();
         let page = base.wrapping_add(8192).cast();
@@ -297,10 +311,10 @@ mod tests {
     fn a_socket_that_nobody_listens_on_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("none");
-        let error = Connection::open(&path).unwrap_err();
+        let error = Connection::open(&path, None).unwrap_err();
         let wanted = format!("can't connect to the page fault handler at {}", path.display());
         assert_eq!(error.to_string(), wanted);
         drop(UnixListener::bind(&path).unwrap());
-        assert!(Connection::open(&path).is_err());
+        assert!(Connection::open(&path, None).is_err());
     }
 }

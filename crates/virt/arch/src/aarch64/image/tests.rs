@@ -70,15 +70,15 @@ fn what_is_wrong_with_a_kernel_is_said() {
     let table: Vec<(Vec<u8>, &str)> = vec![
         (
             vec![7],
-            "the kernel is truncated: the magic needs 2 bytes at byte 0, the file has 1",
+            "the kernel is truncated: its magic would be 2 bytes at byte 0, the file has 1",
         ),
         (
             good[..63].to_vec(),
-            "the kernel is truncated: the Image header needs 64 bytes at byte 0, the file has 63",
+            "the kernel is truncated: its Image header would be 64 bytes at byte 0, the file has 63",
         ),
         (
             gzip(&good[..63]),
-            "the kernel is truncated: the unpacked Image header needs 64 bytes at byte 0, the file has 63",
+            "the kernel is truncated: its unpacked Image header would be 64 bytes at byte 0, the file has 63",
         ),
         (change(56, b"MRA"), "not a kernel for aarch64: no arm64 Image"),
         (gzip(&change(56, b"MRA")), "not a kernel for aarch64: no arm64 Image"),

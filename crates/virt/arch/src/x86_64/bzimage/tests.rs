@@ -71,15 +71,15 @@ fn what_is_wrong_with_a_kernel_is_said() {
     let table: [(Vec<u8>, &str); 11] = [
         (
             kernel(&[])[..0x250].to_vec(),
-            "the kernel is truncated: the setup header needs 656 bytes at byte 0, the file has 592",
+            "the kernel is truncated: its setup header would be 656 bytes at byte 0, the file has 592",
         ),
         (
             kernel(&[])[..1024 + 0x200].to_vec(),
-            "the kernel is truncated: the protected-mode kernel needs 512 bytes at byte 1024, the file has 1536",
+            "the kernel is truncated: its protected-mode kernel would be 512 bytes at byte 1024, the file has 1536",
         ),
         (
             kernel(&[(0x1f1, &[255])]),
-            "the kernel is truncated: the protected-mode kernel needs 512 bytes at byte 131072, the file has 5120",
+            "the kernel is truncated: its protected-mode kernel would be 512 bytes at byte 131072, the file has 5120",
         ),
         (kernel(&[(0x1fe, &[0])]), "the kernel's boot_flag is 0xaa00: not 0xaa55"),
         (

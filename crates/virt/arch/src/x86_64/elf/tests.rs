@@ -147,19 +147,19 @@ fn what_is_wrong_with_a_kernel_is_said() {
     let table: Vec<(Vec<u8>, &str)> = vec![
         (
             vec![],
-            "the kernel is truncated: the magic needs 4 bytes at byte 0, the file has 0",
+            "the kernel is truncated: its magic would be 4 bytes at byte 0, the file has 0",
         ),
         (
             kernel()[..63].to_vec(),
-            "the kernel is truncated: the ELF header needs 64 bytes at byte 0, the file has 63",
+            "the kernel is truncated: its ELF header would be 64 bytes at byte 0, the file has 63",
         ),
         (
             kernel()[..100].to_vec(),
-            "the kernel is truncated: the program headers needs 168 bytes at byte 64, the file has 100",
+            "the kernel is truncated: its program headers would be 168 bytes at byte 64, the file has 100",
         ),
         (
             kernel()[..0x1800].to_vec(),
-            "the kernel is truncated: the segment needs 4096 bytes at byte 4096, the file has 6144",
+            "the kernel is truncated: its segment would be 4096 bytes at byte 4096, the file has 6144",
         ),
         (
             change(0, b"ELF\x7f"),
@@ -173,7 +173,10 @@ fn what_is_wrong_with_a_kernel_is_said() {
             change(4, &[1]),
             "the kernel's e_ident is 0x10101: not 64-bit, little-endian, version 1",
         ),
-        (change(18, &[183]), "the kernel's e_machine is 0xb7: not x86_64"),
+        (
+            change(18, &[183]),
+            "the kernel's e_machine is 0xb7: of aarch64, not x86_64",
+        ),
         (change(16, &[1]), "the kernel's e_type is 0x1: not an executable"),
         (
             change(54, &[32]),
@@ -186,11 +189,11 @@ fn what_is_wrong_with_a_kernel_is_said() {
         ),
         (
             change(32, &u64::MAX.to_le_bytes()),
-            "the kernel is truncated: the program headers needs 168 bytes at byte 18446744073709551615, the file has 8208",
+            "the kernel is truncated: its program headers would be 168 bytes at byte 18446744073709551615, the file has 8208",
         ),
         (
             first([1, u64::MAX, 0x20_0000, 0x1000, 0x2000, 0]),
-            "the kernel is truncated: the segment needs 4096 bytes at byte 18446744073709551615, the file has 8208",
+            "the kernel is truncated: its segment would be 4096 bytes at byte 18446744073709551615, the file has 8208",
         ),
         (
             first([1, 0x1000, 0x20_0000, 0x1000, 0xfff, 0]),

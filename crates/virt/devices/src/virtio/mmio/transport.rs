@@ -220,6 +220,13 @@ impl MmioTransport {
         &mut *self.device
     }
 
+    /// Whether the device is of this kind.
+    #[must_use]
+    pub fn is<T: VirtioDevice>(&self) -> bool {
+        let device: &dyn Any = &*self.device;
+        device.is::<T>()
+    }
+
     /// The device as what it is, with its session while it is active; `None` if it is something else. A fault is treated as if the
     /// guest had notified.
     pub fn with_device<T, R>(

@@ -48,7 +48,7 @@ pub enum OpenTapError {
     #[error("/dev/net/tun can't be opened")]
     Open(#[source] io::Error),
     /// The interface can't be had.
-    #[error("the tap device {name:?} can't be had")]
+    #[error("the tap device {name:?} can't be had{}", why(source))]
     Attach {
         /// Its name.
         name: String,
@@ -71,6 +71,16 @@ pub enum OpenTapError {
         #[source]
         source: io::Error,
     },
+}
+
+/// What TUNSETIFF's errors mean (drivers/net/tun.c), which their own texts hide.
+fn why(error: &io::Error) -> &'static str {
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::INVAL) => " (a network device of another kind has that name)",
+        Some(Errno::BUSY) => " (another program has it)",
+        Some(Errno::PERM) => " (it belongs to another user; or there is none, and this user may not make one)",
+        _ => "",
+    }
 }
 
 /// An attached tap device.
