@@ -14,6 +14,9 @@ const DEFAULT_API_SOCKET: &str = "/run/firecracker.socket";
 /// Largest `--http-api-max-payload-size` and `--mmds-size-limit` in bytes. Ours: a body is kept in memory as a whole.
 const MAX_LIMIT_BYTES: u64 = 16 << 20;
 
+/// `--page-fault-timeout` unless it is given, in seconds. Ours: longer than a slow network takes for a page.
+const PAGE_FAULT_TIMEOUT: u64 = 30;
+
 /// Largest `--page-fault-timeout` in seconds, a day: longer is never, which 0 says.
 const MAX_PAGE_FAULT_TIMEOUT: u64 = 24 * 60 * 60;
 
@@ -130,9 +133,11 @@ pub struct Args {
     /// Prepare for a load with track_dirty_pages.
     #[arg(long, requires = "is_prepared")]
     pub prepared_track_dirty: bool,
-    /// How long the page fault handler of a restored machine may take for a page before the machine is ended; 0: as long as it likes.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(..=MAX_PAGE_FAULT_TIMEOUT))]
-    pub page_fault_timeout: u64,
+    /// How long the page fault handler of a restored machine may take for a page before the machine is ended; 0: as long as it likes. 30 if
+    /// not given; without --no-paths and --confine-to, for faults are seen in /proc.
+    #[arg(long, value_name = "SECONDS", conflicts_with_all = ["no_paths", "confine_to"],
+        value_parser = clap::value_parser!(u64).range(..=MAX_PAGE_FAULT_TIMEOUT))]
+    pub page_fault_timeout: Option<u64>,
     /// When the starter started this process, in microseconds of the wall clock.
     #[arg(long, value_name = "MICROSECONDS")]
     pub start_time_us: Option<u64>,
@@ -197,9 +202,12 @@ impl Args {
         })
     }
 
-    /// How long a page fault may take.
+    /// How long a page fault may take; `None` if that is not looked at.
     pub fn page_fault_patience(&self) -> Option<Duration> {
-        (self.page_fault_timeout > 0).then(|| Duration::from_secs(self.page_fault_timeout))
+        let sees_faults = !self.no_paths && self.confine_to.is_empty();
+        let unasked = if sees_faults { PAGE_FAULT_TIMEOUT } else { 0 };
+        let seconds = self.page_fault_timeout.unwrap_or(unasked);
+        (seconds > 0).then(|| Duration::from_secs(seconds))
     }
 
     /// Longest body of a request in bytes.
@@ -279,6 +287,7 @@ mod tests {
         assert_eq!(args.page_fault_patience(), Some(Duration::from_secs(30)));
         let never = super::tests::args("--page-fault-timeout 0").unwrap();
         assert_eq!(never.page_fault_patience(), None);
+        assert_eq!(args("--no-paths").unwrap().page_fault_patience(), None);
     }
 
     #[test]
@@ -310,6 +319,7 @@ mod tests {
             ("--api-fd 2", "3..=65535"),
             ("--http-api-max-payload-size 0", "1..="),
             ("--page-fault-timeout 86401", "86400"),
+            ("--page-fault-timeout 9 --no-paths", "--no-paths"),
             ("--prepared --config-file /c", "--config-file"),
             ("--prepared-for /s --config-file /c", "--config-file"),
             ("--prepared-track-dirty", "--prepared"),

@@ -9,7 +9,7 @@ use kvm_ioctls::Kvm;
 use ringwall_arch::{Fingerprint, native};
 use ringwall_devices::system_control::SystemEvent;
 use ringwall_vmm::event_loop::{EventLoop, Key};
-use ringwall_vmm::files::{Access, Files};
+use ringwall_vmm::files::{Access, Files, Reach};
 use ringwall_vmm::machine::{BootFiles, Machine, MachineEvent, Planned, SavedMemory, Surroundings};
 use ringwall_vmm::memory::MemoryOptions;
 use ringwall_vmm::plan;
@@ -416,6 +416,11 @@ impl Host {
     /// A connection to a page fault handler.
     fn handler(&mut self, at: &SocketPath) -> Result<Connection, Fault> {
         let what = "page fault handler";
+        if self.page_fault_patience.is_none() && self.files.reach != Reach::Anywhere {
+            tracing::warn!(
+                "a page fault handler that stalls is not noticed with --no-paths or --confine-to, only one that has gone"
+            );
+        }
         let connected = match at.place() {
             Place::Path(path) => {
                 self.files.reach_socket(what, path).map_err(|error| fault(&error))?;

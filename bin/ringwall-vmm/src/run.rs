@@ -415,9 +415,9 @@ struct GivenFiles {
 
 impl GivenFiles {
     fn open(args: &Args, files: &Files) -> Result<Self, RunError> {
-        let read = |flag, path: &Option<PathBuf>| -> Result<_, RunError> {
+        let read = |what, flag, path: &Option<PathBuf>| -> Result<_, RunError> {
             let Some(path) = path else { return Ok(None) };
-            Ok(Some(files.read(flag, &named(flag, path)?)?))
+            Ok(Some(files.read(what, &named(flag, path)?)?))
         };
         let metrics = args.metrics_path.as_deref();
         let metrics = metrics.map(|path| -> Result<_, RunError> {
@@ -427,8 +427,8 @@ impl GivenFiles {
         });
         Ok(Self {
             pagemap: File::open("/proc/self/pagemap").ok(),
-            metadata: read("--metadata", &args.metadata)?,
-            configuration: read("--config-file", &args.config_file)?,
+            metadata: read("metadata", "--metadata", &args.metadata)?,
+            configuration: read("configuration", "--config-file", &args.config_file)?,
             metrics: metrics.transpose()?,
         })
     }
