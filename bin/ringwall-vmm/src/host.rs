@@ -50,6 +50,8 @@ pub(crate) struct HostParts {
     pub(crate) jail: Jail,
     /// `/proc/self/pagemap`.
     pub(crate) pagemap: Option<File>,
+    /// `/dev/userfaultfd`, if it was given.
+    pub(crate) userfault: Option<File>,
     /// Confines a vCPU's thread.
     pub(crate) on_vcpu_start: fn(),
     pub(crate) begun: Option<Instant>,
@@ -70,6 +72,8 @@ pub(crate) struct Host {
     jail: Jail,
     /// Opened while it could be; none without /proc.
     pagemap: Option<File>,
+    /// `/dev/userfaultfd`, if it was given.
+    userfault: Option<File>,
     /// Run first on each vCPU's thread.
     on_vcpu_start: fn(),
     /// Where counters go.
@@ -92,6 +96,7 @@ impl Host {
             files: parts.files,
             jail: parts.jail,
             pagemap: parts.pagemap,
+            userfault: parts.userfault,
             on_vcpu_start: parts.on_vcpu_start,
             metrics: None,
             fingerprint: None,
@@ -372,11 +377,12 @@ impl Host {
         let connected = match at.place() {
             Place::Path(path) => {
                 self.files.reach_socket(what, path).map_err(|error| fault(&error))?;
-                Connection::open(path)
+                Connection::open(path, self.userfault.as_ref())
             }
             Place::Descriptor(number) => {
                 let socket = self.files.take_connection(what, number);
-                Connection::over(socket.map_err(|error| fault(&error))?.into())
+                let socket = socket.map_err(|error| fault(&error))?;
+                Connection::over(socket.into(), self.userfault.as_ref())
             }
         };
         connected.map_err(|error| fault(&error))

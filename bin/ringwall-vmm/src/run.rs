@@ -171,6 +171,10 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
         Some(number) => Some((number, inherited(&mut files, number)?)),
         None => None,
     };
+    let userfault = match args.userfault_fd {
+        Some(number) => Some(File::from(inherited(&mut files, number)?)),
+        None => None,
+    };
     log(args, &files)?;
     confine::no_core_dumps()?;
     jail::limit()?;
@@ -226,6 +230,7 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
         files,
         jail,
         pagemap: given.pagemap,
+        userfault,
         on_vcpu_start,
         begun: args.boot_timer.then(Instant::now),
     })

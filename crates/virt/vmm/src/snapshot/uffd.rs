@@ -115,7 +115,7 @@ impl Connection {
     ///
     /// # Errors
     /// [`FaultHandlerError::Connect`], [`FaultHandlerError::Create`] and [`FaultHandlerError::Forbidden`].
-    pub fn open(path: &Path) -> Result<Self, FaultHandlerError> {
+    pub fn open(path: &Path, device: Option<&File>) -> Result<Self, FaultHandlerError> {
         let connected = || -> io::Result<UnixStream> {
             let flags = SocketFlags::CLOEXEC;
             let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -128,19 +128,20 @@ impl Connection {
             path: path.to_owned(),
             source,
         })?;
-        Connection::over(socket)
+        Connection::over(socket, device)
     }
 
-    /// Takes a connection that is there already, and makes a userfaultfd.
+    /// Takes a connection that is there already, and makes a userfaultfd: by the system call, else by `device`, which is opened if it is not
+    /// given.
     ///
     /// # Errors
     /// [`FaultHandlerError::Create`] and [`FaultHandlerError::Forbidden`].
-    pub fn over(socket: UnixStream) -> Result<Self, FaultHandlerError> {
+    pub fn over(socket: UnixStream, device: Option<&File>) -> Result<Self, FaultHandlerError> {
         // It may have been made not to wait, which a message must be able to.
         socket.set_nonblocking(false).map_err(FaultHandlerError::Send)?;
         Ok(Connection {
             socket,
-            userfault: create()?,
+            userfault: create(device)?,
         })
     }
 
@@ -193,10 +194,13 @@ impl FaultHandler {
     }
 }
 
-fn create() -> Result<OwnedFd, FaultHandlerError> {
+fn create(device: Option<&File>) -> Result<OwnedFd, FaultHandlerError> {
     match userfaultfd::create() {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            let device = File::options().read(true).write(true).open(DEVICE);
+            let device = match device {
+                Some(given) => given.try_clone(),
+                None => File::options().read(true).write(true).open(DEVICE),
+            };
             device
                 .and_then(|device| userfaultfd::create_by_device(&device))
                 .map_err(|device| FaultHandlerError::Forbidden { device })
@@ -273,7 +277,7 @@ mod tests {
             assert_eq!(rustix::io::read(&userfault, &mut event).unwrap(), 32);
             (message, event, connection)
         });
-        let connection = Connection::open(&path).unwrap();
+        let connection = Connection::open(&path, None).unwrap();
         let options = MemoryOptions::default();
         let taken = connection.take_over(&memory, options, Box::new(|_| {})).unwrap();
         let page = base.wrapping_add(8192).cast();
@@ -297,10 +301,10 @@ mod tests {
     fn a_socket_that_nobody_listens_on_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("none");
-        let error = Connection::open(&path).unwrap_err();
+        let error = Connection::open(&path, None).unwrap_err();
         let wanted = format!("can't connect to the page fault handler at {}", path.display());
         assert_eq!(error.to_string(), wanted);
         drop(UnixListener::bind(&path).unwrap());
-        assert!(Connection::open(&path).is_err());
+        assert!(Connection::open(&path, None).is_err());
     }
 }
