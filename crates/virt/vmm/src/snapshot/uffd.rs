@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_handler_gets_the_mappings_and_is_told_of_what_the_balloon_gives_back() {
-        if let Err(error) = create() {
+        if let Err(error) = create(None) {
             println!("SKIPPED: {error}");
             return;
         }
