@@ -320,6 +320,8 @@ fn a_vm_runs_and_is_restored_in_an_empty_root_with_descriptors_only() {
     assert_eq!(owner, SOMEBODY);
     boot(&mut vmm);
     assert_eq!(vmm.tell(b'b'), "block: ok");
+    vmm.patch("/drives/data", &json!({"drive_id": "data", "path_on_host": fd(DISK)}));
+    assert_eq!(vmm.tell(b'b'), "block: ok");
     let sum = vmm.tell(b's');
     vmm.pause();
     let both = json!({"snapshot_path": fd(STATE), "mem_file_path": fd(MEMORY)});
