@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -369,6 +369,60 @@ fn a_vm_runs_and_is_restored_in_an_empty_root_with_descriptors_only() {
     // Its memory is in that file; and it was given for reading.
     let text = refused(&vmm, "/snapshot/create", &both);
     assert!(text.contains("not open for reading and writing"), "{text}");
+}
+
+#[test]
+fn an_ordinary_user_who_may_open_kvm_needs_no_more() {
+    let Some(binary) = binary() else { return };
+    if !is_root() {
+        println!("SKIPPED: this user is an ordinary one, and every other test shows it");
+        return;
+    }
+    let work = tempfile::tempdir().expect("a directory");
+    let folder = work.path().join("vm");
+    let own = disk(&folder);
+    let node = work.path().join("kvm");
+    // The host's own node stays as it is: in a mount namespace, another one of the same device is over it.
+    let script = r#"
+        set -e
+        mknod "$1" c 10 232
+        chown -R 4711 "$1" "$2" "$(dirname "$2")"
+        mount --bind "$1" /dev/kvm
+        shift 2
+        exec setpriv --reuid 4711 --regid 4711 --clear-groups -- "$@"
+    "#;
+    let can_mount = Command::new("unshare").args(["-m", "true"]).status();
+    if !can_mount.is_ok_and(|status| status.success()) {
+        println!("SKIPPED: no mount namespace");
+        return;
+    }
+    fs::copy(guest(), folder.join("kernel")).expect("copied");
+    // It is the user's way there.
+    fs::set_permissions(work.path(), fs::Permissions::from_mode(0o755)).expect("set");
+    let config = json!({
+        "boot-source": {"kernel_image_path": folder.join("kernel")},
+        "machine-config": {"vcpu_count": 2, "mem_size_mib": MEMORY_MIB},
+        "drives": [drive(own.to_str().expect("text"))],
+        "entropy": {},
+        "vsock": {"guest_cid": 3, "uds_path": folder.join("v.sock")},
+    });
+    fs::write(folder.join("config"), config.to_string()).expect("written");
+    fs::copy(&binary, folder.join("vmm")).expect("copied");
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", script, "sh"]).args([&node, &own]);
+    command.arg(folder.join("vmm")).args(["--no-api", "--config-file"]);
+    command.arg(folder.join("config"));
+    let mut vmm = Vmm::spawn(command, &folder);
+    vmm.until("READY\n");
+    assert_eq!(vmm.tell(b'b'), "block: ok");
+    for (name, fields) in status(vmm.child.id()) {
+        assert!(fields["Uid"].starts_with("4711"), "{name}: {}", fields["Uid"]);
+        for (field, wanted) in [("Seccomp", "2"), ("NoNewPrivs", "1"), ("CapEff", "0000000000000000")] {
+            assert_eq!(fields[field], wanted, "{field} of {name}");
+        }
+    }
+    vmm.key(b'q');
+    assert_eq!(vmm.ended().code(), Some(0), "{}", vmm.log());
 }
 
 #[test]
