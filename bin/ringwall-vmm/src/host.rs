@@ -124,13 +124,13 @@ impl Host {
     }
 
     /// Makes a VM now, to be used by the first start or load that wants such a one: of a snapshot's kind, or the default's.
-    pub(crate) fn prepare(&mut self, like: Option<&HostPath>, track_dirty: bool) -> Result<(), Fault> {
+    pub(crate) fn prepare(&mut self, like: Option<File>, track_dirty: bool) -> Result<(), Fault> {
         let mut options = match like {
             None => options_of(&Resources::new(Architecture::NATIVE)),
-            Some(path) => {
+            Some(state) => {
                 // A load asks for it, which can take a VM of its own.
                 self.fingerprint()?;
-                options_of(&resources_of(&self.document(path)?)?)
+                options_of(&resources_of(&document(state)?)?)
             }
         };
         options.memory.track_dirty = track_dirty;
@@ -289,12 +289,6 @@ impl Host {
         self.files.open(what, path, access).map_err(|error| fault(&error))
     }
 
-    /// A snapshot's state.
-    fn document(&self, path: &HostPath) -> Result<Document, Fault> {
-        let state = self.open("state file", path, Access::Read)?;
-        state_file::decode(state).map_err(|error| fault(&error))
-    }
-
     /// Everything that takes a capability (a tap, a disk) is open now, and without an API everything is. vCPUs' threads are started after
     /// this and have no more than this one.
     fn close(&self, resources: &Resources) -> Result<(), Fault> {
@@ -337,7 +331,7 @@ impl Host {
     }
 
     fn load(&mut self, load: &LoadSnapshot) -> Result<(), Fault> {
-        let mut document = self.document(&load.snapshot_path)?;
+        let mut document = document(self.open("state file", &load.snapshot_path, Access::Read)?)?;
         let here = self.fingerprint()?;
         if let Err(reasons) = here.fits(&document.fingerprint) {
             return Err(Fault::bad_request(&format_args!(
@@ -438,6 +432,11 @@ fn command_line(resources: &Resources, configured: &str) -> String {
     };
     let mode = if root.is_read_only { "ro" } else { "rw" };
     format!("{configured} root={device} {mode}")
+}
+
+/// A snapshot's state.
+fn document(state: File) -> Result<Document, Fault> {
+    state_file::decode(state).map_err(|error| fault(&error))
 }
 
 /// The configuration that a snapshot's devices were made from.
