@@ -66,14 +66,14 @@ impl Launch {
         self.give(number, json!({"path": path, "mode": mode}))
     }
 
-    fn start(self, binary: &Path) -> Vmm {
+    fn spawn(&self, binary: &Path) -> Vmm {
         let program = match &self.root {
             Some(_) => Path::new("/vmm"),
             None => binary,
         };
         let mut arguments = vec![program.display().to_string()];
         arguments.extend(["--api-fd", API, "--kvm-fd", KVM, "--level", "Info"].map(str::to_owned));
-        arguments.extend(self.flags);
+        arguments.extend(self.flags.iter().cloned());
         let mut spec = json!({"descriptors": self.descriptors, "arguments": arguments});
         if let Some(root) = &self.root {
             spec["root"] = json!(root);
@@ -85,7 +85,11 @@ impl Launch {
         command.arg("-B");
         command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vmm_confine/launch.py"));
         command.arg(spec.to_string());
-        let vmm = Vmm::spawn(command, &self.folder);
+        Vmm::spawn(command, &self.folder)
+    }
+
+    fn start(self, binary: &Path) -> Vmm {
+        let vmm = self.spawn(binary);
         eventually("the API", || {
             UnixStream::connect(self.folder.join("api")).is_ok() && vmm.ask("GET", "/", None).0 == 200
         });
@@ -579,6 +583,46 @@ fn only_descriptors_that_were_given_can_be_named() {
     vmm.put("/boot-source", &json!({"kernel_image_path": fd(KERNEL)}));
     let text = refused(&vmm, "/actions", &json!({"action_type": "InstanceStart"}));
     assert!(text.contains("tap device"), "{text}");
+}
+
+#[test]
+fn what_flags_name_is_checked() {
+    let Some(binary) = binary() else { return };
+    let work = tempfile::tempdir().expect("a directory");
+    let launch = |name: &str, flags: &[&str]| Launch::new(work.path().join(name), flags);
+    let not_there = work.path().join("nowhere");
+    for (launch, code, wanted) in [
+        (
+            launch("a", &[]).file(KVM, Path::new("/dev/null"), "rw"),
+            2,
+            "descriptor 6 is not /dev/kvm",
+        ),
+        (launch("b", &["--userfault-fd", "77"]), 2, "there is no descriptor 77"),
+        // It was given to be the API's, and is no more to be had.
+        (launch("c", &["--userfault-fd", API]), 2, "there is no descriptor 5"),
+        (
+            launch("d", &["--config-file", "fd:5"]),
+            125,
+            "descriptor 5, which was not open",
+        ),
+        (launch("e", &["--config-file", "fd:2"]), 2, "fd:3 to fd:1023"),
+        (
+            launch("f", &["--log-path", "fd:10"]).file(KERNEL, guest(), "r"),
+            125,
+            "not open for writing",
+        ),
+        (
+            launch("g", &["--confine-to", not_there.to_str().expect("text")]),
+            2,
+            "it must be a directory",
+        ),
+    ] {
+        let mut vmm = launch.spawn(&binary);
+        let ended = vmm.ended();
+        let log = vmm.log();
+        assert!(log.contains(wanted), "{wanted}: {log}");
+        assert_eq!(ended.code(), Some(code), "{log}");
+    }
 }
 
 #[test]
