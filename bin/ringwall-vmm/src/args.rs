@@ -106,6 +106,9 @@ pub struct Args {
     /// The number of an inherited descriptor: /dev/kvm, already open.
     #[arg(long, value_name = "FD", value_parser = clap::value_parser!(u32).range(3..=65_535))]
     pub kvm_fd: Option<u32>,
+    /// The number of an inherited descriptor: /dev/userfaultfd, already open, for users who may not make a userfaultfd otherwise.
+    #[arg(long, value_name = "FD", value_parser = clap::value_parser!(u32).range(3..=65_535))]
+    pub userfault_fd: Option<u32>,
     /// Let this process open files below a directory only, and fail where the kernel can't see to it (Landlock). May be given more than once.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["no_paths", "no_landlock"])]
     pub confine_to: Vec<PathBuf>,

@@ -57,6 +57,8 @@ pub(crate) struct HostParts {
     pub(crate) jail: Jail,
     /// `/proc/self/pagemap`.
     pub(crate) pagemap: Option<File>,
+    /// `/dev/userfaultfd`, if it was given.
+    pub(crate) userfault: Option<File>,
     /// Confines a vCPU's thread.
     pub(crate) on_vcpu_start: fn(),
     /// When the process began, if the time until the guest is ready is asked for.
@@ -82,6 +84,8 @@ pub(crate) struct Host {
     jail: Jail,
     /// Opened while it could be; none without /proc.
     pagemap: Option<File>,
+    /// `/dev/userfaultfd`, if it was given.
+    userfault: Option<File>,
     /// Run first on each vCPU's thread.
     on_vcpu_start: fn(),
     /// What the serial port's output goes to, to wait on.
@@ -110,6 +114,7 @@ impl Host {
             files: parts.files,
             jail: parts.jail,
             pagemap: parts.pagemap,
+            userfault: parts.userfault,
             on_vcpu_start: parts.on_vcpu_start,
             console: None,
             metrics: None,
@@ -140,13 +145,13 @@ impl Host {
     }
 
     /// Makes a VM now, to be used by the first start or load that wants such a one: of a snapshot's kind, or the default's.
-    pub(crate) fn prepare(&mut self, like: Option<&HostPath>, track_dirty: bool) -> Result<(), Fault> {
+    pub(crate) fn prepare(&mut self, like: Option<File>, track_dirty: bool) -> Result<(), Fault> {
         let mut options = match like {
             None => options_of(&Resources::new(Architecture::NATIVE)),
-            Some(path) => {
+            Some(state) => {
                 // A load asks for it, which can take a VM of its own.
                 self.fingerprint()?;
-                options_of(&resources_of(&self.document(path)?)?)
+                options_of(&resources_of(&document(state)?)?)
             }
         };
         options.memory.track_dirty = track_dirty;
@@ -322,12 +327,6 @@ impl Host {
         self.files.open(what, path, access).map_err(|error| fault(&error))
     }
 
-    /// A snapshot's state.
-    fn document(&self, path: &HostPath) -> Result<Document, Fault> {
-        let state = self.open("state file", path, Access::Read)?;
-        state_file::decode(state).map_err(|error| fault(&error))
-    }
-
     /// Everything that takes a capability (a tap, a disk) is open now, and without an API everything is. vCPUs' threads are started after
     /// this and have no more than this one.
     fn close(&self, resources: &Resources) -> Result<(), Fault> {
@@ -424,12 +423,12 @@ impl Host {
         let connected = match at.place() {
             Place::Path(path) => {
                 self.files.reach_socket(what, path).map_err(|error| fault(&error))?;
-                Connection::open(path, self.page_fault_patience)
+                Connection::open(path, self.userfault.as_ref(), self.page_fault_patience)
             }
             Place::Descriptor(number) => {
                 let socket = self.files.take_connection(what, number);
                 let socket = socket.map_err(|error| fault(&error))?;
-                Connection::over(socket.into(), self.page_fault_patience)
+                Connection::over(socket.into(), self.userfault.as_ref(), self.page_fault_patience)
             }
         };
         connected.map_err(|error| fault(&error))
@@ -502,6 +501,11 @@ fn command_line(resources: &Resources, configured: &str) -> String {
     };
     let mode = if root.is_read_only { "ro" } else { "rw" };
     format!("{configured} root={device} {mode}")
+}
+
+/// A snapshot's state.
+fn document(state: File) -> Result<Document, Fault> {
+    state_file::decode(state).map_err(|error| fault(&error))
 }
 
 /// The configuration that a snapshot's devices were made from.

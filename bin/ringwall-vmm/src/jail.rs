@@ -308,6 +308,56 @@ mod tests {
         assert_eq!(powers(name), wanted, "{case}");
     }
 
+    /// Makes this kernel look like one without Landlock.
+    fn hide_landlock() {
+        let calls = std::collections::BTreeMap::from([(libc::SYS_landlock_create_ruleset, Vec::new())]);
+        let (allow, missing) = (
+            seccompiler::SeccompAction::Allow,
+            seccompiler::SeccompAction::Errno(libc::ENOSYS.unsigned_abs()),
+        );
+        let native = std::env::consts::ARCH.try_into().unwrap();
+        let filter = seccompiler::SeccompFilter::new(calls, allow, missing, native).unwrap();
+        let program: seccompiler::BpfProgram = filter.try_into().unwrap();
+        seccompiler::apply_filter(&program).unwrap();
+        assert_eq!(privilege::landlock_abi(), 0);
+    }
+
+    #[test]
+    fn what_was_asked_for_is_had_or_the_program_ends() {
+        if std::env::var(CASE).is_ok() {
+            hide_landlock();
+            let inside = [PathBuf::from("/etc")];
+            let free = wishes(&[]);
+            let close = |wished| Jail::plan(wished).unwrap().close();
+            let (no_paths, no_seccomp) = (true, true);
+            assert!(matches!(close(wishes(&inside)), Err(JailError::NoLandlock { .. })));
+            let neither = Wishes {
+                no_paths,
+                no_seccomp,
+                ..free
+            };
+            assert!(matches!(close(neither), Err(JailError::NoLandlock { .. })));
+            // Unasked, it is only missed.
+            close(free).unwrap();
+            assert!(!is_denied(std::fs::File::open("/etc/passwd")));
+            close(Wishes { no_paths, ..free }).unwrap();
+            assert!(is_denied(std::fs::File::open("/etc/passwd")));
+            return;
+        }
+        run_case("what_was_asked_for_is_had_or_the_program_ends", "any");
+    }
+
+    /// Runs a test again, in a process of its own that is told what to do.
+    fn run_case(test: &str, case: &str) {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", &format!("jail::tests::{test}"), "--nocapture"])
+            .env(CASE, case)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && said.contains("1 passed"), "{case}: {said}");
+    }
+
     #[test]
     fn a_jail_denies_what_it_says() {
         use std::os::linux::net::SocketAddrExt as _;
@@ -335,13 +385,7 @@ mod tests {
             "sealed-vsock",
             "sealed-filter",
         ] {
-            let output = std::process::Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "jail::tests::a_jail_denies_what_it_says", "--nocapture"])
-                .env(CASE, format!("{case} {name}"))
-                .output()
-                .unwrap();
-            let said = String::from_utf8_lossy(&output.stdout).into_owned();
-            assert!(output.status.success() && said.contains("1 passed"), "{case}: {said}");
+            run_case("a_jail_denies_what_it_says", &format!("{case} {name}"));
         }
     }
 

@@ -1,22 +1,18 @@
 //! From the command line to the end of the VM.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{self, BufRead as _, BufReader, Write};
-use std::os::fd::{FromRawFd as _, IntoRawFd as _, OwnedFd};
+use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use kvm_ioctls::Kvm;
 use ringwall_vmm::event_loop::{Key, borrowed};
 use ringwall_vmm::files::{Access, Files, OpenFileError};
 use ringwall_vmm::open::{self, OpenError};
 use ringwall_vmm::snapshot::document::{Document, Origin};
 use ringwall_vmm::snapshot::{memory_file, state_file};
-use ringwall_vmm_proto::{
-    Action, Architecture, ConfigFile, ConfigFileError, Controller, Fault, HostPath, MAX_DESCRIPTOR, Method, Metrics,
-};
+use ringwall_vmm_proto::{Action, Architecture, ConfigFile, ConfigFileError, Controller, Fault, Method};
 use thiserror::Error;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -26,18 +22,15 @@ use crate::api::{
 };
 use crate::args::{self, Api, Args, Exit, Mode};
 use crate::confine::{self, ConfineError, Thread};
+use crate::given::{Given, GivenError, Named, host_path, open_kvm};
 use crate::host::{End, Host, HostParts};
 use crate::jail::{self, Jail, JailError, Wishes};
 use crate::logging;
+use crate::processor::is_emulated;
 
 /// Why there is no VM, or no more.
 #[derive(Debug, Error)]
 enum RunError {
-    #[error("can't open /dev/kvm: {hint}")]
-    Kvm {
-        hint: &'static str,
-        source: kvm_ioctls::Error,
-    },
     #[error(
         "this host's KVM runs ordinary guests only by emulating their instructions (no vmx or svm in /proc/cpuinfo), and --require-hardware was given"
     )]
@@ -56,12 +49,8 @@ enum RunError {
     Listen(#[from] ListenError),
     #[error(transparent)]
     Server(#[from] StartServerError),
-    #[error("there is no descriptor {number}")]
-    NoDescriptor { number: u32, source: io::Error },
-    #[error("the descriptors that were given can't be looked at")]
-    Inherit(#[source] io::Error),
-    #[error("descriptor {0} is not /dev/kvm")]
-    NotKvm(u32),
+    #[error(transparent)]
+    Given(#[from] GivenError),
     #[error(transparent)]
     File(#[from] OpenFileError),
     #[error(transparent)]
@@ -80,7 +69,8 @@ impl RunError {
     const fn exit(&self) -> Exit {
         match self {
             Self::ConfigFile(_) | Self::Refused(_) | Self::Need(_) | Self::Metadata { .. } => Exit::BadUsage,
-            Self::NoDescriptor { .. } | Self::NotKvm(_) | Self::Jail(JailError::Folder { .. }) => Exit::BadUsage,
+            Self::Given(error) if error.is_usage() => Exit::BadUsage,
+            Self::Jail(JailError::Folder { .. }) => Exit::BadUsage,
             Self::Open(_) | Self::File(_) | Self::StateFile(_) | Self::Listen(_) => Exit::BadUsage,
             _ => Exit::Failure,
         }
@@ -175,16 +165,8 @@ const LAST_EVENTS: Duration = Duration::from_secs(1);
 
 fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
     // Before anything is opened: what is open now is what was given.
-    let mut files = Files::inherit().map_err(RunError::Inherit)?;
-    let listening = match api {
-        Api::Descriptor(number) => Some(Listener::from_fd(inherited(&mut files, *number)?)?),
-        Api::None | Api::Path(_) => None,
-    };
-    let kvm_fd = match args.kvm_fd {
-        Some(number) => Some((number, inherited(&mut files, number)?)),
-        None => None,
-    };
-    log(args, &files)?;
+    let mut given = Given::take(args, api)?;
+    log(args, &given.files)?;
     confine::no_core_dumps()?;
     jail::limit()?;
     let jail = Jail::plan(Wishes {
@@ -196,9 +178,10 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
     })?;
     let told = EventLog::new().map_err(RunError::Wait)?;
     // Clients wait for the socket; they are answered a moment later.
-    let listener = match api {
-        Api::Path(path) => Some(Listener::bind(path)?),
-        Api::None | Api::Descriptor(_) => listening,
+    let listener = match (api, given.listener.take()) {
+        (Api::Path(path), _) => Some(Listener::bind(path)?),
+        (_, Some(socket)) => Some(Listener::from_fd(socket)?),
+        (Api::None | Api::Descriptor(_), None) => None,
     };
     let socket = SocketFile(match api {
         Api::Path(path) => Some(path),
@@ -212,10 +195,10 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
             "this host's KVM has neither VMX nor SVM below it (PVM?): an ordinary guest's kernel is emulated, thousands of times too slowly"
         );
     }
-    let kvm = open_kvm(kvm_fd)?;
-    let given = GivenFiles::open(args, &files)?;
+    let kvm = open_kvm(given.kvm.take())?;
+    let named = Named::open(args, &given.files)?;
     // All that this program opens by itself is open, and there is no other thread yet.
-    files.reach = jail.reach();
+    given.files.reach = jail.reach();
     jail.close()?;
     let clients = match listener {
         Some(listener) => Some(serve(args, listener, &told)?),
@@ -238,32 +221,31 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
     let mut host = Host::new(HostParts {
         kvm,
         controller,
-        files,
+        files: given.files,
         jail,
-        pagemap: given.pagemap,
+        pagemap: named.pagemap,
+        userfault: given.userfault,
         on_vcpu_start,
         begun,
         page_fault_patience: args.page_fault_patience(),
         told: told.clone(),
     })
     .map_err(RunError::Wait)?;
-    if let (Some(text), Some(path)) = (&given.metadata, &args.metadata) {
+    if let (Some(text), Some(path)) = (&named.metadata, &args.metadata) {
         let value = serde_json::from_slice(text).map_err(|source| RunError::Metadata {
             path: path.clone(),
             source,
         })?;
         host.act(Action::PutMmds(value)).map_err(|fault| refused(&fault))?;
     }
-    if let Some((wanted, file)) = given.metrics {
+    if let Some((wanted, file)) = named.metrics {
         host.count_to(wanted, file).map_err(|fault| refused(&fault))?;
     }
-    if let Some(text) = &given.configuration {
+    if let Some(text) = &named.configuration {
         configure(&mut host, text)?;
     }
     if args.prepared || args.prepared_for.is_some() {
-        let like = args.prepared_for.as_deref();
-        let like = like.map(|path| named("--prepared-for", path)).transpose()?;
-        host.prepare(like.as_ref(), args.prepared_track_dirty)
+        host.prepare(named.prepared_for, args.prepared_track_dirty)
             .map_err(|fault| refused(&fault))?;
     }
     if let Some(clients) = &clients {
@@ -369,71 +351,6 @@ fn serve(args: &Args, listener: Listener, told: &EventLog) -> Result<Clients, Ru
     })
 }
 
-/// An inherited descriptor that a flag names. Clients can't name it any more.
-fn inherited(files: &mut Files, number: u32) -> Result<OwnedFd, RunError> {
-    let small = u16::try_from(number).ok().filter(|number| *number <= MAX_DESCRIPTOR);
-    let taken = match small {
-        Some(small) => files.give_away(small).ok_or_else(|| io::ErrorKind::NotFound.into()),
-        // `Files` has none of these.
-        None => i32::try_from(number)
-            .map_err(io::Error::other)
-            .and_then(ringwall_sys::inherited::take),
-    };
-    taken.map_err(|source| RunError::NoDescriptor { number, source })
-}
-
-/// `/dev/kvm`, opened or given.
-#[expect(unsafe_code, reason = "kvm-ioctls takes a descriptor by its number only")]
-fn open_kvm(given: Option<(u32, OwnedFd)>) -> Result<Kvm, RunError> {
-    let Some((number, descriptor)) = given else {
-        return Kvm::new().map_err(|source| RunError::Kvm {
-            hint: kvm_hint(source.errno()),
-            source,
-        });
-    };
-    // SAFETY: the descriptor is open and given away; that it is KVM's is asked next, by a call that is an error of any other.
-    let kvm = unsafe { Kvm::from_raw_fd(descriptor.into_raw_fd()) };
-    if kvm.get_api_version() == KVM_API_VERSION {
-        Ok(kvm)
-    } else {
-        Err(RunError::NotKvm(number))
-    }
-}
-
-/// The one version that there is (Documentation/virt/kvm/api.rst, KVM_GET_API_VERSION).
-const KVM_API_VERSION: i32 = 12;
-
-/// What the command line names, opened before the process is confined.
-#[derive(Debug)]
-struct GivenFiles {
-    /// For snapshots; there is none without /proc.
-    pagemap: Option<File>,
-    metadata: Option<Vec<u8>>,
-    configuration: Option<Vec<u8>>,
-    metrics: Option<(Metrics, File)>,
-}
-
-impl GivenFiles {
-    fn open(args: &Args, files: &Files) -> Result<Self, RunError> {
-        let read = |what, flag, path: &Option<PathBuf>| -> Result<_, RunError> {
-            let Some(path) = path else { return Ok(None) };
-            Ok(Some(files.read(what, &named(flag, path)?)?))
-        };
-        let metrics = args.metrics_path.as_deref();
-        let metrics = metrics.map(|path| -> Result<_, RunError> {
-            let metrics_path = named("--metrics-path", path)?;
-            let file = files.open("metrics file", &metrics_path, Access::Record)?;
-            Ok((Metrics { metrics_path }, file))
-        });
-        Ok(Self {
-            pagemap: File::open("/proc/self/pagemap").ok(),
-            metadata: read("metadata", "--metadata", &args.metadata)?,
-            configuration: read("configuration", "--config-file", &args.config_file)?,
-            metrics: metrics.transpose()?,
-        })
-    }
-}
-
 /// Does what a configuration file says, and starts the machine.
 fn configure(host: &mut Host, text: &[u8]) -> Result<(), RunError> {
     let file = ConfigFile::parse(text)?;
@@ -451,46 +368,14 @@ fn configure(host: &mut Host, text: &[u8]) -> Result<(), RunError> {
     Ok(())
 }
 
-/// A path of the command line, or a descriptor.
-fn named(flag: &'static str, path: &Path) -> Result<HostPath, RunError> {
-    HostPath::new(flag, path.display().to_string()).map_err(|error| RunError::Refused(error.to_string()))
-}
-
 fn refused(fault: &Fault) -> RunError {
     RunError::Refused(fault.message().to_owned())
 }
 
-const fn kvm_hint(errno: i32) -> &'static str {
-    match errno {
-        2 => "this machine has none; virtualization may be off in its firmware, or the module kvm is not loaded",
-        13 => "this user may not; the group kvm may on most systems",
-        _ => "it does not answer",
-    }
-}
-
-/// Whether there is KVM without the processor's help: every x86 host that has it says so in its flags.
-fn is_emulated() -> bool {
-    if Architecture::NATIVE != Architecture::X86_64 {
-        return false;
-    }
-    let Ok(processors) = File::open("/proc/cpuinfo") else {
-        return false;
-    };
-    // Only as far as the first processor's flags: the kernel writes the text while it is read, and some machines have hundreds.
-    let lines = BufReader::new(processors).lines().map_while(Result::ok);
-    lines
-        .take(CPUINFO_LINES)
-        .find(|line| line.starts_with("flags"))
-        .is_some_and(|line| !line.split_ascii_whitespace().any(|flag| matches!(flag, "vmx" | "svm")))
-}
-
-/// Lines of /proc/cpuinfo before which the flags come (arch/x86/kernel/cpu/proc.c has them as the 19th).
-const CPUINFO_LINES: usize = 64;
-
 fn log(args: &Args, files: &Files) -> Result<(), RunError> {
     logging::begin(args.level, args.show_level, args.show_log_origin);
     if let Some(path) = &args.log_path {
-        logging::to_file(files.open("log", &named("--log-path", path)?, Access::Record)?);
+        logging::to_file(files.open("log", &host_path("--log-path", path)?, Access::Record)?);
     }
     Ok(())
 }

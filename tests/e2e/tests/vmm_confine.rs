@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -66,14 +66,14 @@ impl Launch {
         self.give(number, json!({"path": path, "mode": mode}))
     }
 
-    fn start(self, binary: &Path) -> Vmm {
+    fn spawn(&self, binary: &Path) -> Vmm {
         let program = match &self.root {
             Some(_) => Path::new("/vmm"),
             None => binary,
         };
         let mut arguments = vec![program.display().to_string()];
         arguments.extend(["--api-fd", API, "--kvm-fd", KVM, "--level", "Info"].map(str::to_owned));
-        arguments.extend(self.flags);
+        arguments.extend(self.flags.iter().cloned());
         let mut spec = json!({"descriptors": self.descriptors, "arguments": arguments});
         if let Some(root) = &self.root {
             spec["root"] = json!(root);
@@ -85,7 +85,11 @@ impl Launch {
         command.arg("-B");
         command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vmm_confine/launch.py"));
         command.arg(spec.to_string());
-        let vmm = Vmm::spawn(command, &self.folder);
+        Vmm::spawn(command, &self.folder)
+    }
+
+    fn start(self, binary: &Path) -> Vmm {
+        let vmm = self.spawn(binary);
         eventually("the API", || {
             UnixStream::connect(self.folder.join("api")).is_ok() && vmm.ask("GET", "/", None).0 == 200
         });
@@ -320,6 +324,8 @@ fn a_vm_runs_and_is_restored_in_an_empty_root_with_descriptors_only() {
     assert_eq!(owner, SOMEBODY);
     boot(&mut vmm);
     assert_eq!(vmm.tell(b'b'), "block: ok");
+    vmm.patch("/drives/data", &json!({"drive_id": "data", "path_on_host": fd(DISK)}));
+    assert_eq!(vmm.tell(b'b'), "block: ok");
     let sum = vmm.tell(b's');
     vmm.pause();
     let both = json!({"snapshot_path": fd(STATE), "mem_file_path": fd(MEMORY)});
@@ -370,6 +376,60 @@ fn a_vm_runs_and_is_restored_in_an_empty_root_with_descriptors_only() {
 }
 
 #[test]
+fn an_ordinary_user_who_may_open_kvm_needs_no_more() {
+    let Some(binary) = binary() else { return };
+    if !is_root() {
+        println!("SKIPPED: this user is an ordinary one, and every other test shows it");
+        return;
+    }
+    let work = tempfile::tempdir().expect("a directory");
+    let folder = work.path().join("vm");
+    let own = disk(&folder);
+    let node = work.path().join("kvm");
+    // The host's own node stays as it is: in a mount namespace, another one of the same device is over it.
+    let script = r#"
+        set -e
+        mknod "$1" c 10 232
+        chown -R 4711 "$1" "$2" "$(dirname "$2")"
+        mount --bind "$1" /dev/kvm
+        shift 2
+        exec setpriv --reuid 4711 --regid 4711 --clear-groups -- "$@"
+    "#;
+    let can_mount = Command::new("unshare").args(["-m", "true"]).status();
+    if !can_mount.is_ok_and(|status| status.success()) {
+        println!("SKIPPED: no mount namespace");
+        return;
+    }
+    fs::copy(guest(), folder.join("kernel")).expect("copied");
+    // It is the user's way there.
+    fs::set_permissions(work.path(), fs::Permissions::from_mode(0o755)).expect("set");
+    let config = json!({
+        "boot-source": {"kernel_image_path": folder.join("kernel")},
+        "machine-config": {"vcpu_count": 2, "mem_size_mib": MEMORY_MIB},
+        "drives": [drive(own.to_str().expect("text"))],
+        "entropy": {},
+        "vsock": {"guest_cid": 3, "uds_path": folder.join("v.sock")},
+    });
+    fs::write(folder.join("config"), config.to_string()).expect("written");
+    fs::copy(&binary, folder.join("vmm")).expect("copied");
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", script, "sh"]).args([&node, &own]);
+    command.arg(folder.join("vmm")).args(["--no-api", "--config-file"]);
+    command.arg(folder.join("config"));
+    let mut vmm = Vmm::spawn(command, &folder);
+    vmm.until("READY\n");
+    assert_eq!(vmm.tell(b'b'), "block: ok");
+    for (name, fields) in status(vmm.child.id()) {
+        assert!(fields["Uid"].starts_with("4711"), "{name}: {}", fields["Uid"]);
+        for (field, wanted) in [("Seccomp", "2"), ("NoNewPrivs", "1"), ("CapEff", "0000000000000000")] {
+            assert_eq!(fields[field], wanted, "{field} of {name}");
+        }
+    }
+    vmm.key(b'q');
+    assert_eq!(vmm.ended().code(), Some(0), "{}", vmm.log());
+}
+
+#[test]
 fn a_page_fault_handler_can_be_a_connection() {
     let Some(binary) = binary() else { return };
     if !is_root() {
@@ -416,7 +476,16 @@ fn a_page_fault_handler_can_be_a_connection() {
             .lines()
             .any(|line| line.ends_with(path) && line.contains(" 00010000 "))
     });
-    let mut vmm = given("second").give(HANDLER, json!({"connect": socket})).start(&binary);
+    let mut launch = given("second").give(HANDLER, json!({"connect": socket}));
+    if Path::new("/dev/userfaultfd").exists() {
+        // A user who may make none by the system call, which needs CAP_SYS_PTRACE or a sysctl.
+        launch = launch.file("22", Path::new("/dev/userfaultfd"), "rw");
+        launch.flags.extend(["--userfault-fd", "22"].map(str::to_owned));
+        launch.user = Some(SOMEBODY);
+    } else {
+        println!("SKIPPED: as an ordinary user: there is no /dev/userfaultfd");
+    }
+    let mut vmm = launch.start(&binary);
     let load = json!({
         "snapshot_path": fd(STATE),
         "mem_backend": {"backend_type": "Uffd", "backend_path": fd(HANDLER)},
@@ -514,6 +583,46 @@ fn only_descriptors_that_were_given_can_be_named() {
     vmm.put("/boot-source", &json!({"kernel_image_path": fd(KERNEL)}));
     let text = refused(&vmm, "/actions", &json!({"action_type": "InstanceStart"}));
     assert!(text.contains("tap device"), "{text}");
+}
+
+#[test]
+fn what_flags_name_is_checked() {
+    let Some(binary) = binary() else { return };
+    let work = tempfile::tempdir().expect("a directory");
+    let launch = |name: &str, flags: &[&str]| Launch::new(work.path().join(name), flags);
+    let not_there = work.path().join("nowhere");
+    for (launch, code, wanted) in [
+        (
+            launch("a", &[]).file(KVM, Path::new("/dev/null"), "rw"),
+            2,
+            "descriptor 6 is not /dev/kvm",
+        ),
+        (launch("b", &["--userfault-fd", "77"]), 2, "there is no descriptor 77"),
+        // It was given to be the API's, and is no more to be had.
+        (launch("c", &["--userfault-fd", API]), 2, "there is no descriptor 5"),
+        (
+            launch("d", &["--config-file", "fd:5"]),
+            125,
+            "descriptor 5, which was not open",
+        ),
+        (launch("e", &["--config-file", "fd:2"]), 2, "fd:3 to fd:1023"),
+        (
+            launch("f", &["--log-path", "fd:10"]).file(KERNEL, guest(), "r"),
+            125,
+            "not open for writing",
+        ),
+        (
+            launch("g", &["--confine-to", not_there.to_str().expect("text")]),
+            2,
+            "it must be a directory",
+        ),
+    ] {
+        let mut vmm = launch.spawn(&binary);
+        let ended = vmm.ended();
+        let log = vmm.log();
+        assert!(log.contains(wanted), "{wanted}: {log}");
+        assert_eq!(ended.code(), Some(code), "{log}");
+    }
 }
 
 #[test]

@@ -105,17 +105,15 @@ pub(super) const VMM: &[i64] = &[
     c::SYS_userfaultfd,
 ];
 
-/// What the API's server does: clients' sockets, and a look whether the files of a request are there.
+/// What the API's server does: clients' sockets. It opens nothing; the VMM's thread looks whether the files of a request are there.
 pub(super) const API: &[i64] = &[
     c::SYS_accept4,
     c::SYS_fcntl,
     c::SYS_getsockopt,
     c::SYS_ioctl,
-    c::SYS_openat,
     c::SYS_recvfrom,
     c::SYS_sendto,
     c::SYS_shutdown,
-    c::SYS_statx,
 ];
 
 /// What connects to a path.
@@ -136,7 +134,7 @@ pub(super) const PATHS: &[i64] = &[
 /// What x86_64 has beside [`EVERYWHERE`].
 #[cfg(target_arch = "x86_64")]
 pub(super) const OLD: &[i64] = &[c::SYS_epoll_wait, c::SYS_poll, c::SYS_time];
-/// What x86_64 has beside [`VMM`], [`API`] and [`PATHS`].
+/// What x86_64 has beside [`VMM`] and [`PATHS`].
 #[cfg(target_arch = "x86_64")]
 pub(super) const OLD_PATHS: &[i64] = &[c::SYS_open, c::SYS_readlink, c::SYS_rename, c::SYS_stat, c::SYS_unlink];
 /// There are no old calls.

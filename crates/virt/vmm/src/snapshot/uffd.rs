@@ -117,7 +117,7 @@ impl Connection {
     ///
     /// # Errors
     /// [`FaultHandlerError::Connect`], [`FaultHandlerError::Create`] and [`FaultHandlerError::Forbidden`].
-    pub fn open(path: &Path, patience: Option<Duration>) -> Result<Self, FaultHandlerError> {
+    pub fn open(path: &Path, device: Option<&File>, patience: Option<Duration>) -> Result<Self, FaultHandlerError> {
         let connected = || -> io::Result<UnixStream> {
             let flags = SocketFlags::CLOEXEC;
             let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -130,19 +130,24 @@ impl Connection {
             path: path.to_owned(),
             source,
         })?;
-        Connection::over(socket, patience)
+        Connection::over(socket, device, patience)
     }
 
-    /// Takes a connection that is there already, and makes a userfaultfd; `patience` as above.
+    /// Takes a connection that is there already, and makes a userfaultfd: by the system call, else by `device`, which is opened if it is not
+    /// given. `patience` as above.
     ///
     /// # Errors
     /// [`FaultHandlerError::Create`] and [`FaultHandlerError::Forbidden`].
-    pub fn over(socket: UnixStream, patience: Option<Duration>) -> Result<Self, FaultHandlerError> {
+    pub fn over(
+        socket: UnixStream,
+        device: Option<&File>,
+        patience: Option<Duration>,
+    ) -> Result<Self, FaultHandlerError> {
         // It may have been made not to wait, which a message must be able to.
         socket.set_nonblocking(false).map_err(FaultHandlerError::Send)?;
         Ok(Connection {
             socket,
-            userfault: create()?,
+            userfault: create(device)?,
             patience,
         })
     }
@@ -207,10 +212,13 @@ fn looks(patience: Duration, userfault: &OwnedFd, memory: &GuestRam) -> io::Resu
     })
 }
 
-fn create() -> Result<OwnedFd, FaultHandlerError> {
+fn create(device: Option<&File>) -> Result<OwnedFd, FaultHandlerError> {
     match userfaultfd::create() {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            let device = File::options().read(true).write(true).open(DEVICE);
+            let device = match device {
+                Some(given) => given.try_clone(),
+                None => File::options().read(true).write(true).open(DEVICE),
+            };
             device
                 .and_then(|device| userfaultfd::create_by_device(&device))
                 .map_err(|device| FaultHandlerError::Forbidden { device })
@@ -268,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_handler_gets_the_mappings_and_is_told_of_what_the_balloon_gives_back() {
-        if let Err(error) = create() {
+        if let Err(error) = create(None) {
             println!("SKIPPED: {error}");
             return;
         }
@@ -287,7 +295,7 @@ mod tests {
             assert_eq!(rustix::io::read(&userfault, &mut event).unwrap(), 32);
             (message, event, connection)
         });
-        let connection = Connection::open(&path, Some(Duration::from_secs(60))).unwrap();
+        let connection = Connection::open(&path, None, Some(Duration::from_secs(60))).unwrap();
         let options = MemoryOptions::default();
         let taken = connection.take_over(&memory, options, Box::new(|_| {})).unwrap();
         let page = base.wrapping_add(8192).cast();
