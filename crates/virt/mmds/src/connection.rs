@@ -51,6 +51,8 @@ pub(crate) struct Connection {
     phase: Phase,
     since: Instant,
     input: Vec<u8>,
+    /// It was looked at and is no whole request yet: it isn't looked at again for every frame of another connection.
+    is_partial: bool,
     output: Vec<u8>,
     sent: usize,
     /// Nothing follows the answer that is on its way.
@@ -63,6 +65,7 @@ impl Connection {
             phase: Phase::Free,
             since: now,
             input: Vec::new(),
+            is_partial: false,
             output: Vec::new(),
             sent: 0,
             is_last: false,
@@ -142,6 +145,10 @@ impl Connection {
         if !self.input.is_empty() && self.phase == Phase::Idle {
             self.enter(Phase::Reading, now);
         }
+        if self.is_partial && self.input.len() == before && socket.may_recv() {
+            return false;
+        }
+        self.is_partial = false;
         match request::parse(&self.input) {
             Ok(Some((request, bytes))) => {
                 self.input.drain(..bytes.min(self.input.len()));
@@ -152,7 +159,10 @@ impl Connection {
                 socket.close();
                 self.enter(Phase::Closing, now);
             }
-            Ok(None) => return self.input.len() != before,
+            Ok(None) => {
+                self.is_partial = true;
+                return self.input.len() != before;
+            }
             Err(error) => self.send(&Response::from(error), now, false, true),
         }
         true

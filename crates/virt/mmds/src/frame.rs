@@ -27,6 +27,11 @@ const ARP_KIND: [u8; 6] = [0, 1, 0x08, 0x00, 6, 4];
 const ARP_REQUEST: [u8; 2] = [0, 1];
 const ARP_REPLY: [u8; 2] = [0, 2];
 const PROTOCOL_TCP: u8 = 6;
+/// Where a segment's flags are, and three of them (RFC 9293 §3.1).
+const TCP_FLAGS: usize = 13;
+const TCP_SYN: u8 = 2;
+const TCP_RST: u8 = 4;
+const TCP_ACK: u8 = 16;
 
 /// A frame that is for the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +51,8 @@ pub(crate) enum ForService<'a> {
         source: Ipv4Addr,
         /// The IPv4 packet, without what may be behind it.
         packet: &'a [u8],
+        /// It begins a connection.
+        is_first: bool,
     },
     /// Nothing that the service answers.
     Other,
@@ -103,7 +110,14 @@ fn ipv4(packet: &[u8], mac: Mac, address: Ipv4Addr) -> Option<ForService<'_>> {
         && is_host(source)
         && source != address;
     match whole {
-        Some(packet) if is_good => Some(ForService::Segment { mac, source, packet }),
+        Some(packet) if is_good => Some(ForService::Segment {
+            mac,
+            source,
+            packet,
+            is_first: packet
+                .get(header_bytes.saturating_add(TCP_FLAGS))
+                .is_some_and(|flags| flags & (TCP_SYN | TCP_RST | TCP_ACK) == TCP_SYN),
+        }),
         _ => Some(ForService::Other),
     }
 }
@@ -197,10 +211,23 @@ mod tests {
     #[test]
     fn segments_are_taken_without_what_is_behind_them() {
         let frame = packet(|packet| packet.extend([9; 6]));
-        let Some(ForService::Segment { mac, source, packet }) = for_service(&frame, ADDRESS) else {
+        let Some(ForService::Segment {
+            mac,
+            source,
+            packet,
+            is_first,
+        }) = for_service(&frame, ADDRESS)
+        else {
             panic!("{frame:?}");
         };
-        assert_eq!((mac, source, packet.len()), (MAC, GUEST, 40));
+        assert_eq!((mac, source, packet.len(), is_first), (MAC, GUEST, 40, false));
+        for (flags, expected) in [(2, true), (0xc2, true), (0x12, false), (6, false), (0, false)] {
+            let frame = self::packet(|packet| packet[33] = flags);
+            let Some(ForService::Segment { is_first, .. }) = for_service(&frame, ADDRESS) else {
+                panic!("{frame:?}");
+            };
+            assert_eq!(is_first, expected, "{flags}");
+        }
     }
 
     #[test]

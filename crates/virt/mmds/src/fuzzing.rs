@@ -141,12 +141,14 @@ impl Guest {
             }
             5 => {
                 let (port, flags) = (input.byte(), input.byte());
-                let lie = input.byte().cast_signed();
-                let lie2 = input.byte().cast_signed();
+                // A little wrong, or as far from right as numbers go round.
+                let far = if choice & 8 == 0 { 0 } else { 24 };
+                let (lie, lie2) = (input.byte().cast_signed(), input.byte().cast_signed());
+                let (lie, lie2) = (i32::from(lie) << far, i32::from(lie2) << far);
                 let (window, words) = (input.u16(), input.byte());
                 let length = input.byte().into();
                 let payload = input.take(length);
-                self.segment(port, flags, lie.into(), lie2.into(), window, words & 15, payload);
+                self.segment(port, flags, lie, lie2, window, words & 15, payload);
             }
             6 => self.take(input.byte().into()),
             _ => self.wait(Duration::from_millis(u64::from(input.byte()).saturating_mul(100))),

@@ -29,6 +29,8 @@ const MAX_HELD_BYTES: usize = 1 << 20;
 const MAX_ROUNDS: usize = 8;
 /// Shortest time until the stack looks at itself again: whatever a guest makes it wait for, it does not keep the VMM's thread.
 const SHORTEST_WAIT: Duration = Duration::from_millis(10);
+/// How long a connection is in a phase at least before it makes room for another.
+const LEAST_LIFE: Duration = Duration::from_secs(1);
 /// How long the other side may confirm nothing.
 const CONFIRM_TIMEOUT_S: u64 = 20;
 
@@ -82,7 +84,11 @@ impl Stack {
     pub(crate) fn take(&mut self, frame: ForService<'_>, now: Instant) {
         match frame {
             ForService::WhoHas { mac, source } => self.link.push(&arp_reply(mac, source, self.address())),
-            ForService::Segment { mac, source, packet } => {
+            // With no place for it, it is as if it had been lost: the guest's TCP sends it again, and by then there may be one.
+            ForService::Segment { is_first: true, .. } if !self.listen(now) => {}
+            ForService::Segment {
+                mac, source, packet, ..
+            } => {
                 self.link.offer(source, mac, packet);
                 self.run(now);
                 self.link.drop_offer();
@@ -94,7 +100,6 @@ impl Stack {
     /// Does what can be done now.
     pub(crate) fn run(&mut self, now: Instant) {
         for _ in 0..MAX_ROUNDS {
-            self.listen();
             let time = self.time(now);
             let _changed = self.interface.poll(time, &mut self.link, &mut self.sockets);
             if !self.serve(now) {
@@ -152,43 +157,60 @@ impl Stack {
         has_moved
     }
 
-    /// Sees to it that one socket listens, if there can be one: the next connection's.
-    fn listen(&mut self) {
-        let is_free = |socket: &Socket<'_>| socket.state() == State::Closed && socket.remote_endpoint().is_none();
-        let mut free = None;
-        for (handle, _) in &self.connections {
-            let socket = self.sockets.get::<Socket<'_>>(*handle);
-            if socket.is_listening() {
-                return;
+    /// Sees to it that one socket listens, if there can be one.
+    fn listen(&mut self, now: Instant) -> bool {
+        let sockets = &self.sockets;
+        let mut known = self.connections.iter();
+        if known.any(|(handle, _)| sockets.get::<Socket<'_>>(*handle).is_listening()) {
+            return true;
+        }
+        let handle = match self.free_socket() {
+            Some(handle) => handle,
+            None if self.connections.len() < MAX_CONNECTIONS => {
+                let handle = self.sockets.add(new_socket());
+                self.connections.push((handle, Connection::new(now)));
+                handle
             }
-            if is_free(socket) {
-                free = Some(*handle);
+            None => {
+                self.evict(now);
+                match self.free_socket() {
+                    Some(handle) => handle,
+                    None => return false,
+                }
+            }
+        };
+        for (known, connection) in &mut self.connections {
+            if *known == handle {
+                // What it was before is forgotten.
+                *connection = Connection::new(now);
             }
         }
-        if free.is_none() && self.connections.len() < MAX_CONNECTIONS {
-            let handle = self.sockets.add(new_socket());
-            self.connections.push((handle, Connection::new(self.begun)));
-            free = Some(handle);
-        }
-        match free {
-            // It fails for a socket that is in use, or without a port.
-            Some(handle) => drop(self.sockets.get_mut::<Socket<'_>>(handle).listen(PORT)),
-            None => self.evict(),
-        }
+        // It fails for a socket that is in use, or without a port.
+        self.sockets.get_mut::<Socket<'_>>(handle).listen(PORT).is_ok()
     }
 
-    /// Takes a connection away that its guest is done with, or else has not used for longest. Its socket is free when the guest was told.
-    fn evict(&mut self) {
-        let rank = |phase| match phase {
+    /// A socket that nobody has, or is still to be told anything.
+    fn free_socket(&self) -> Option<SocketHandle> {
+        let mut handles = self.connections.iter().map(|(handle, _)| *handle);
+        handles.find(|handle| {
+            let socket = self.sockets.get::<Socket<'_>>(*handle);
+            socket.state() == State::Closed && socket.remote_endpoint().is_none()
+        })
+    }
+
+    /// Takes a connection away that both sides are done with, or else one that nothing has come of for longest.
+    fn evict(&mut self, now: Instant) {
+        let rank = |known: &Connection| match known.phase() {
             Phase::Over => Some(0),
+            // A new one, or one whose last answer may not have come yet, is not for the taking.
+            _ if now.saturating_duration_since(known.since()) < LEAST_LIFE => None,
             Phase::Closing => Some(1),
             Phase::Idle => Some(2),
             Phase::Opening => Some(3),
             Phase::Free | Phase::Reading | Phase::Writing => None,
         };
         let known = self.connections.iter();
-        let ranked =
-            known.filter_map(|(handle, known)| Some((rank(known.phase())?, known.since(), known.phase(), *handle)));
+        let ranked = known.filter_map(|(handle, known)| Some((rank(known)?, known.since(), known.phase(), *handle)));
         let Some((_, _, phase, handle)) = ranked.min_by_key(|(rank, since, ..)| (*rank, *since)) else {
             return;
         };
@@ -198,6 +220,8 @@ impl Stack {
             *socket = new_socket();
         } else {
             socket.abort();
+            // The other side is told, if there is room for that.
+            self.run(now);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod card;
 mod hostile;
+mod linux;
 mod talk;
 
 pub(crate) mod support;

@@ -135,7 +135,12 @@ fn idle_connections_make_room_for_new_ones() {
             handle
         })
         .collect();
-    let answer = guest.ask(&mut wire, "GET /latest HTTP/1.1\r\n\r\n");
+    // For a second they are let be, and a new one waits.
+    let late = guest.connect();
+    assert_eq!(guest.ask_on(late, &mut wire, ""), "");
+    assert_eq!(guest.socket(late).state(), State::SynSent);
+    wire.pass(Duration::from_secs(2));
+    let answer = guest.ask_on(late, &mut wire, "GET /latest HTTP/1.1\r\n\r\n");
     assert_eq!(parts(&answer).0, 200);
     // The one that was idle longest had to go, and was told.
     assert_eq!(guest.socket(idle[0]).state(), State::Closed);
