@@ -24,6 +24,13 @@ pub(crate) fn of(saved: &Saved) -> Vec<(String, Duration)> {
     clocks
 }
 
+/// How far the counters are from each other, because they were read one after the other or because they are.
+pub(crate) fn spread(clocks: &[(String, Duration)]) -> Duration {
+    let counters = clocks.iter().filter(|(name, _)| name.starts_with("counter"));
+    let counters: Vec<Duration> = counters.map(|(_, time)| *time).collect();
+    *counters.iter().max().unwrap() - *counters.iter().min().unwrap()
+}
+
 fn time(ticks: u64, hertz: u64) -> Duration {
     Duration::from_nanos((u128::from(ticks) * 1_000_000_000 / u128::from(hertz)) as u64)
 }

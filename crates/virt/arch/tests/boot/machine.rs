@@ -2,7 +2,7 @@
 
 use std::io::Cursor;
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
@@ -27,6 +27,8 @@ pub(crate) struct Saved {
     pub(crate) vcpus: Vec<String>,
     pub(crate) platform: String,
     pub(crate) memory: Vec<u8>,
+    /// When the last clock of it was read.
+    pub(crate) read_at: Instant,
 }
 
 impl Machine {
@@ -154,15 +156,18 @@ impl Machine {
             .map(|vcpu| serde_json::to_string(&self.platform.save_vcpu(vcpu).unwrap()).unwrap());
         let vcpus = vcpus.collect();
         let platform = serde_json::to_string(&self.platform.save(&self.vm).unwrap()).unwrap();
+        let read_at = Instant::now();
         let start = layout::ram_regions(RAM_BYTES)[0].0.0;
         Saved {
             vcpus,
             platform,
             memory: self.memory(start, RAM_BYTES as usize),
+            read_at,
         }
     }
 
-    pub(crate) fn restore(&self, saved: &Saved, passed: Duration) {
+    /// Restores all; returns when time was, which goes on from then.
+    pub(crate) fn restore(&self, saved: &Saved, passed: Duration) -> Instant {
         self.ram
             .write_slice(&saved.memory, layout::ram_regions(RAM_BYTES)[0].0)
             .unwrap();
@@ -178,12 +183,14 @@ impl Machine {
             .iter()
             .map(|state| serde_json::from_str(state).unwrap())
             .collect();
+        let begun = Instant::now();
         self.platform
             .restore_time(&self.vm, &self.vcpus, &states, &platform, passed)
             .unwrap();
         for vcpu in &self.vcpus {
             native::tell_of_pause(vcpu).unwrap();
         }
+        begun
     }
 }
 

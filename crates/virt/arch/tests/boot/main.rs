@@ -92,8 +92,8 @@ fn a_saved_guest_goes_on_in_another_machine() {
     }
 }
 
-/// Longest that a test on a busy machine lets a guest wait, far below what the clocks step by here.
-const DELAY: Duration = Duration::from_secs(60);
+/// What a clock may be off, beside the time for which the test itself can't say when it was read. Far below what KVM's guesses are off by.
+const TOLERANCE: Duration = Duration::from_millis(50);
 
 #[test]
 fn a_restored_guests_clocks_go_on_or_step_and_all_by_the_same() {
@@ -107,11 +107,14 @@ fn a_restored_guests_clocks_go_on_or_step_and_all_by_the_same() {
     let saved = first.save();
     drop(first);
     for passed in [Duration::ZERO, Duration::from_secs(3600)] {
-        let mut second = Machine::new(&kvm, 4);
         let is_virtual = clocks::are_virtual(&Machine::new(&kvm, 1).vcpus[0]);
-        second.restore(&saved, passed);
+        // Younger than the first was, so that a counter that KVM does not set would be behind.
+        let mut second = Machine::new(&kvm, 4);
+        let begun = second.restore(&saved, passed);
         let again = second.save();
+        let ran = again.read_at - begun;
         let (before, after) = (clocks::of(&saved), clocks::of(&again));
+        let most = passed + ran + clocks::spread(&before) + TOLERANCE;
         assert_eq!(before.len(), after.len());
         for ((name, before), (_, after)) in before.iter().zip(&after) {
             if name.starts_with("counter") && !is_virtual {
@@ -122,15 +125,11 @@ fn a_restored_guests_clocks_go_on_or_step_and_all_by_the_same() {
                 .checked_sub(*before)
                 .unwrap_or_else(|| panic!("{name} went back from {before:?} to {after:?}"));
             assert!(
-                (passed..passed + DELAY).contains(&step),
-                "{name}: {step:?} for {passed:?}"
+                (passed..most).contains(&step),
+                "{name}: {step:?}, not {passed:?} to {most:?}"
             );
         }
-        // The counters are read one after the other, within microseconds of each other on an idle machine.
-        let counters = after.iter().filter(|(name, _)| name.starts_with("counter"));
-        let counters: Vec<Duration> = counters.map(|(_, time)| *time).collect();
-        let (least, most) = (counters.iter().min().unwrap(), counters.iter().max().unwrap());
-        assert!(*most - *least < Duration::from_secs(1), "{counters:?}");
+        assert!(clocks::spread(&after) < ran + TOLERANCE, "{after:?}");
     }
 }
 
