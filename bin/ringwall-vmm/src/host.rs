@@ -13,7 +13,7 @@ use ringwall_vmm::event_loop::{EventLoop, Key};
 use ringwall_vmm::machine::{BootFiles, Machine, MachineEvent, Planned, SavedMemory, Surroundings};
 use ringwall_vmm::memory::MemoryOptions;
 use ringwall_vmm::open;
-use ringwall_vmm::plan;
+use ringwall_vmm::plan::{self, MadeSocket};
 use ringwall_vmm::shell::{Shell, ShellOptions};
 use ringwall_vmm::snapshot::document::{Document, Origin};
 use ringwall_vmm::snapshot::handler_watch::LastWords;
@@ -282,14 +282,16 @@ impl Host {
             command_line: &command_line,
             rng_seed: &seed,
         };
-        let planned = self.planned(&resources)?;
+        let (planned, socket) = self.planned(&resources)?;
         let around = self.around()?;
         drop_capabilities()?;
         let machine = Machine::boot(shell, planned, files, &self.events, around).map_err(|error| fault(&error))?;
-        self.run(machine, true)
+        self.run(machine, true)?;
+        socket.keep();
+        Ok(())
     }
 
-    fn planned(&self, resources: &Resources) -> Result<Vec<Planned>, Fault> {
+    fn planned(&self, resources: &Resources) -> Result<(Vec<Planned>, MadeSocket), Fault> {
         plan::devices(resources).map_err(|error| fault(&error))
     }
 
@@ -328,13 +330,15 @@ impl Host {
         };
         document.options.memory.track_dirty = load.track_dirty_pages;
         let shell = self.shell(document.options)?;
-        let planned = self.planned(&resources)?;
+        let (planned, socket) = self.planned(&resources)?;
         let around = self.around()?;
         drop_capabilities()?;
         let machine =
             Machine::restore(shell, planned, document, memory, &self.events, around).map_err(|error| fault(&error))?;
         *self.controller.resources_mut() = resources;
-        self.run(machine, load.resume_vm)
+        self.run(machine, load.resume_vm)?;
+        socket.keep();
+        Ok(())
     }
 
     fn run(&mut self, mut machine: Machine, is_to_run: bool) -> Result<(), Fault> {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ringwall_devices::rate_limiter::{BucketSpec, RateLimiter as DeviceLimiter, RateLimiterSpec};
 use ringwall_devices::virtio::balloon::{Balloon, BalloonOptions};
@@ -79,12 +79,32 @@ pub enum PlanError {
     Balloon(#[source] io::Error),
 }
 
+/// The socket of vsock, of a machine that may still not come to be: removed then, so that the next attempt does not find it taken.
+#[derive(Debug)]
+pub struct MadeSocket(Option<PathBuf>);
+
+impl MadeSocket {
+    /// The machine has come to be, and has the socket.
+    pub fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for MadeSocket {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            let _gone = std::fs::remove_file(path);
+        }
+    }
+}
+
 /// Makes the devices of a configuration, in the order of their places: drives, network, vsock, entropy, balloon.
 ///
 /// # Errors
 /// See [`PlanError`].
-pub fn devices(resources: &Resources) -> Result<Vec<Planned>, PlanError> {
+pub fn devices(resources: &Resources) -> Result<(Vec<Planned>, MadeSocket), PlanError> {
     let mut planned = Vec::new();
+    let mut made = MadeSocket(None);
     for drive in &resources.drives {
         let id = drive.drive_id.to_string();
         let file = open::disk(drive.path_on_host.as_path(), !drive.is_read_only)?;
@@ -105,6 +125,7 @@ pub fn devices(resources: &Resources) -> Result<Vec<Planned>, PlanError> {
             path: path.to_owned(),
             source,
         })?;
+        made.0 = Some(PathBuf::from(path));
         let connector = Box::new(PathConnector::new(path));
         let device = Vsock::new(VSOCK, config.guest_cid, listener, connector, vsock::Timeouts::default())
             .map_err(PlanError::Vsock)?;
@@ -139,7 +160,7 @@ pub fn devices(resources: &Resources) -> Result<Vec<Planned>, PlanError> {
             device: Box::new(device),
         });
     }
-    Ok(planned)
+    Ok((planned, made))
 }
 
 /// Says that a drive's end is not shown to the guest: disks are of whole sectors.
