@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, BufRead as _, BufReader, Write};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write};
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
@@ -231,7 +231,14 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
     if let Some(path) = &args.config_file {
         let file = ConfigFile::parse(&read("configuration", path)?)?;
         if let Some(template) = &file.cpu_config {
-            let body = read("CPU template", template.as_path())?;
+            let mut body = Vec::new();
+            let path = template.as_path();
+            let mut file = open::file("CPU template", path, false)?;
+            file.read_to_end(&mut body).map_err(|source| RunError::Read {
+                what: "CPU template",
+                path: path.to_owned(),
+                source,
+            })?;
             let request = ringwall_vmm_proto::parse(Method::Put, "/cpu-config", &body);
             let request = request.map_err(|error| RunError::Refused(error.to_string()))?;
             host.act(request.action).map_err(|fault| refused(&fault))?;

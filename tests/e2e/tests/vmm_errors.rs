@@ -322,6 +322,7 @@ fn bad_configurations_are_named_word_for_word() {
             "a balloon of 65 MiB is larger than the memory of 64 MiB".to_owned(),
         ),
         (json!({"serial": {"serial_out_path": "{W}/folder"}}), "can't open {W}/folder for the serial port: Is a directory (os error 21)".to_owned()),
+        (json!({"cpu-config": "{W}/pipe"}), "the CPU template {W}/pipe is a named pipe; it must be a file".to_owned()),
         (json!({"metrics": {"metrics_path": "{W}/folder"}}), "can't open {W}/folder for the metrics: Is a directory (os error 21)".to_owned()),
         (json!({"logger": {"log_path": "{W}/folder"}}), "can't open {W}/folder for the log: Is a directory (os error 21)".to_owned()),
     ] {

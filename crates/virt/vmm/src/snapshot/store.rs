@@ -6,12 +6,14 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use thiserror::Error;
 
 use super::document::Document;
 use super::memory_file::{self, SaveMemoryError, Sources, Written};
 use super::state_file;
 use crate::machine::Machine;
+use crate::open::kind_name;
 
 /// What a file's name ends in while it is being written.
 const PARTIAL: &str = ".partial";
@@ -27,6 +29,14 @@ pub enum WriteSnapshotError {
         /// What the system said.
         #[source]
         source: io::Error,
+    },
+    /// What would be written before it is put in its place can't be made, because there is something else.
+    #[error("{partial} is {is}; nothing may be there")]
+    Taken {
+        /// The path.
+        partial: PathBuf,
+        /// What is there.
+        is: &'static str,
     },
     /// Memory.
     #[error(transparent)]
@@ -67,10 +77,20 @@ impl<'a> Beside<'a> {
             .create(true)
             .truncate(true)
             .mode(0o600)
-            // Whoever may write to the directory must not choose what is emptied.
-            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().try_into().unwrap_or_default())
+            // Whoever may write to the directory must not choose what is emptied, or what is waited for.
+            .custom_flags(
+                (OFlags::NOFOLLOW | OFlags::NONBLOCK)
+                    .bits()
+                    .try_into()
+                    .unwrap_or_default(),
+            )
             .open(&partial)
             .map_err(at(path))?;
+        let kind = file.metadata().map_err(at(path))?.file_type();
+        if !kind.is_file() {
+            let is = kind_name(kind);
+            return Err(WriteSnapshotError::Taken { partial, is });
+        }
         Ok(Beside {
             file,
             partial,
@@ -149,4 +169,23 @@ fn finish(memory: Beside<'_>, document: &Document, state: &Path) -> Result<(), W
     state_file.file.sync_data().map_err(at(state))?;
     memory.place()?;
     state_file.place()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_in_the_way_is_named_and_not_written_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let pipe = folder.path().join("state.partial");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
+        let error = Beside::create(&path).err().unwrap();
+        let wanted = format!("{} is a named pipe; nothing may be there", pipe.display());
+        assert_eq!(error.to_string(), wanted);
+        std::fs::remove_file(&pipe).unwrap();
+        Beside::create(&path).unwrap().place().unwrap();
+        assert!(path.exists() && !pipe.exists());
+    }
 }
