@@ -12,7 +12,7 @@ use ringwall_vmm::event_loop::{EventLoop, Key};
 use ringwall_vmm::files::{Access, Files, Reach};
 use ringwall_vmm::machine::{BootFiles, Machine, MachineEvent, Planned, SavedMemory, Surroundings};
 use ringwall_vmm::memory::MemoryOptions;
-use ringwall_vmm::plan;
+use ringwall_vmm::plan::{self, MadeSocket};
 use ringwall_vmm::shell::{Shell, ShellOptions};
 use ringwall_vmm::snapshot::clocks::GuestClocks;
 use ringwall_vmm::snapshot::document::{Document, Origin};
@@ -357,14 +357,16 @@ impl Host {
             command_line: &command_line,
             rng_seed: &seed,
         };
-        let planned = self.planned(&resources)?;
+        let (planned, socket) = self.planned(&resources)?;
         let around = self.around()?;
         self.close(&resources)?;
         let machine = Machine::boot(shell, planned, files, &self.events, around).map_err(|error| fault(&error))?;
-        self.run(machine, true)
+        self.run(machine, true)?;
+        socket.keep();
+        Ok(())
     }
 
-    fn planned(&self, resources: &Resources) -> Result<Vec<Planned>, Fault> {
+    fn planned(&self, resources: &Resources) -> Result<(Vec<Planned>, MadeSocket), Fault> {
         plan::devices(resources, self.controller.mmds(), &self.files).map_err(|error| fault(&error))
     }
 
@@ -398,7 +400,7 @@ impl Host {
         };
         document.options.memory.track_dirty = load.track_dirty_pages;
         let shell = self.shell(document.options)?;
-        let planned = self.planned(&resources)?;
+        let (planned, socket) = self.planned(&resources)?;
         let around = self.around()?;
         let clocks = if load.clock_realtime {
             GuestClocks::CatchUp
@@ -409,7 +411,9 @@ impl Host {
         let machine = Machine::restore(shell, planned, document, memory, clocks, &self.events, around)
             .map_err(|error| fault(&error))?;
         *self.controller.resources_mut() = resources;
-        self.run(machine, load.resume_vm)
+        self.run(machine, load.resume_vm)?;
+        socket.keep();
+        Ok(())
     }
 
     /// A connection to a page fault handler.

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
@@ -37,6 +37,8 @@ enum RunError {
     NoHardware,
     #[error(transparent)]
     Open(#[from] OpenError),
+    #[error("can't read the CPU template")]
+    Template(#[source] io::Error),
     #[error("can't merge the memory files")]
     Merge(#[source] io::Error),
     #[error("the metadata {path} is no JSON")]
@@ -355,7 +357,9 @@ fn serve(args: &Args, listener: Listener, told: &EventLog) -> Result<Clients, Ru
 fn configure(host: &mut Host, text: &[u8]) -> Result<(), RunError> {
     let file = ConfigFile::parse(text)?;
     if let Some(template) = &file.cpu_config {
-        let body = host.files().read("CPU template", template)?;
+        let mut body = Vec::new();
+        let mut opened = host.files().open("CPU template", template, Access::Read)?;
+        opened.read_to_end(&mut body).map_err(RunError::Template)?;
         let request = ringwall_vmm_proto::parse(Method::Put, "/cpu-config", &body);
         let request = request.map_err(|error| RunError::Refused(error.to_string()))?;
         host.act(request.action).map_err(|fault| refused(&fault))?;

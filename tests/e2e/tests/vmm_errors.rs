@@ -334,6 +334,7 @@ fn bad_configurations_are_named_word_for_word() {
         (json!({"serial": {"serial_out_path": "{W}/folder"}}), "can't open the serial output {W}/folder: Is a directory (os error 21)".to_owned()),
         (json!({"metrics": {"metrics_path": "{W}/folder"}}), "can't open the metrics file {W}/folder: Is a directory (os error 21)".to_owned()),
         (json!({"logger": {"log_path": "{W}/folder"}}), "can't open the log {W}/folder: Is a directory (os error 21)".to_owned()),
+        (json!({"cpu-config": "{W}/pipe"}), "the CPU template {W}/pipe is a named pipe; it must be a file".to_owned()),
     ] {
         let name = changes.to_string();
         assert_eq!(bench.refused(&name, &configuration(&changes)), bench.here(&wanted), "{name}");
@@ -609,8 +610,9 @@ fn bad_requests_are_named_word_for_word_and_the_vmm_lives_on() {
     mend("/boot-source", &boot("text"));
     let wanted = "the kernel can't be loaded: not a kernel for x86_64: neither ELF nor bzImage";
     refused(&vmm, "PUT", "/actions", &start, wanted);
+    // Nothing of the attempt is left.
+    assert!(!folder.join("v.sock").exists());
     mend("/boot-source", &boot("kernel"));
-    free_socket(&folder);
     mend(
         "/drives/data",
         &json!({"drive_id": "data", "path_on_host": "{W}/large", "is_root_device": false, "is_read_only": false}),
@@ -893,8 +895,8 @@ fn snapshots_of_other_hosts_and_machines_are_refused_word_for_word() {
     fs::hard_link(kept.join("memory"), bad.join("memory")).expect("linked");
     for (name, state, wanted) in table {
         fs::write(bad.join("state"), state).expect("written");
-        free_socket(&first);
         assert_eq!(load_refused(&mut vmm, &bad, name), wanted, "{name}");
+        assert!(!first.join("v.sock").exists(), "{name}: the vsock socket is left");
     }
     // What it is can be told all the same.
     fs::write(bad.join("state"), arm).expect("written");
@@ -943,12 +945,10 @@ fn snapshots_of_other_hosts_and_machines_are_refused_word_for_word() {
                 .set_len(length)
                 .expect("sized");
         }
-        free_socket(&first);
         assert_eq!(load_refused(&mut vmm, &bad, "memory"), wanted);
     }
     fs::remove_file(bad.join("memory")).expect("removed");
     fs::create_dir(bad.join("memory")).expect("made");
-    free_socket(&first);
     let wanted = format!("the memory file {} is a directory; it must be a file", place("memory"));
     assert_eq!(load_refused(&mut vmm, &bad, "a directory"), wanted);
     fs::remove_file(bad.join("state")).expect("removed");
@@ -958,7 +958,6 @@ fn snapshots_of_other_hosts_and_machines_are_refused_word_for_word() {
     // The snapshot's own drive is gone, or something else; and its socket is taken.
     let disk = first.join("disk");
     fs::remove_file(&disk).expect("removed");
-    free_socket(&first);
     let wanted = format!(
         "can't open the drive {}: No such file or directory (os error 2)",
         disk.display()
@@ -979,6 +978,7 @@ fn snapshots_of_other_hosts_and_machines_are_refused_word_for_word() {
         socket.display()
     );
     assert_eq!(load_refused(&mut vmm, &kept, "a taken socket"), wanted);
+    assert!(socket.exists(), "what others have there was removed");
     // After all of that it is the VMM that it was.
     free_socket(&first);
     vmm.put("/snapshot/load", &load_body(&kept, true));

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ringwall_devices::rate_limiter::{BucketSpec, RateLimiter as DeviceLimiter, RateLimiterSpec};
@@ -94,13 +95,37 @@ pub enum PlanError {
     },
 }
 
+/// The socket of vsock, of a machine that may still not come to be: removed then, so that the next attempt does not find it taken.
+#[derive(Debug)]
+pub struct MadeSocket(Option<PathBuf>);
+
+impl MadeSocket {
+    /// The machine has come to be, and has the socket.
+    pub fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for MadeSocket {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            let _gone = std::fs::remove_file(path);
+        }
+    }
+}
+
 /// Makes the devices of a configuration, in the order of their places: drives, network, vsock, entropy, balloon. The guest reads `metadata` where
 /// the configuration has the service for it.
 ///
 /// # Errors
 /// See [`PlanError`].
-pub fn devices(resources: &Resources, metadata: &SharedStore, files: &Files) -> Result<Vec<Planned>, PlanError> {
+pub fn devices(
+    resources: &Resources,
+    metadata: &SharedStore,
+    files: &Files,
+) -> Result<(Vec<Planned>, MadeSocket), PlanError> {
     let mut planned = Vec::new();
+    let mut made = MadeSocket(None);
     for drive in &resources.drives {
         let id = drive.drive_id.to_string();
         let file = files.open("drive", &drive.path_on_host, drive_access(drive))?;
@@ -128,6 +153,9 @@ pub fn devices(resources: &Resources, metadata: &SharedStore, files: &Files) -> 
     }
     if let Some(config) = &resources.vsock {
         let (listener, connector) = vsock_sockets(&config.uds_path, files)?;
+        if let Place::Path(path) = config.uds_path.place() {
+            made.0 = Some(path.to_owned());
+        }
         let device = Vsock::new(VSOCK, config.guest_cid, listener, connector, vsock::Timeouts::default())
             .map_err(PlanError::Vsock)?;
         planned.push(Planned {
@@ -161,7 +189,7 @@ pub fn devices(resources: &Resources, metadata: &SharedStore, files: &Files) -> 
             device: Box::new(device),
         });
     }
-    Ok(planned)
+    Ok((planned, made))
 }
 
 /// The socket for the host's clients, and what connects the guest's connections. With a descriptor there is no path beside which the guest's

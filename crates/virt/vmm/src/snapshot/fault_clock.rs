@@ -242,7 +242,8 @@ mod tests {
     use crate::memory::{self, MemoryOptions};
     use ringwall_sys::userfaultfd;
     use std::os::fd::AsFd as _;
-    use std::sync::Arc;
+    use std::process::Command;
+    use std::sync::{Arc, Mutex};
     use vm_memory::{Bytes as _, GuestAddress};
 
     fn waiting(threads: &[(i32, u64)], has_hidden: bool) -> Look {
@@ -286,10 +287,13 @@ mod tests {
         assert_eq!(late, Some(LOOKS + 1 + 2 * (LOOKS + 1 - MIDDLE)));
     }
 
-    /// Whether the faults of a thread are too old within so many looks, when `answer` is all that their handler does.
-    fn is_late_within(looks: u32, answer: impl FnOnce(&OwnedFd) + Send + 'static) -> Option<bool> {
+    /// One test at a time: a process has one clock, which takes all faults of its threads for those that it looks at.
+    static ALONE: Mutex<()> = Mutex::new(());
+
+    /// Memory whose faults are told to a userfaultfd, and a clock that looks at them; none where this user may not.
+    fn faulting() -> Option<(GuestRam, OwnedFd, FaultClock)> {
         let userfault = match userfaultfd::create() {
-            Ok(userfault) => Arc::new(userfault),
+            Ok(userfault) => userfault,
             Err(error) => {
                 println!("SKIPPED: {error}");
                 return None;
@@ -306,6 +310,14 @@ mod tests {
         for _ in 0..=LOOKS {
             assert!(!clock.is_late(), "nothing waits");
         }
+        Some((memory, userfault, clock))
+    }
+
+    /// Whether the fault of a thread is too old within so many looks, when `answer` is all that its handler does.
+    fn is_late_within(looks: u32, answer: impl FnOnce(&OwnedFd) + Send + 'static) -> Option<bool> {
+        let _alone = ALONE.lock();
+        let (memory, userfault, mut clock) = faulting()?;
+        let userfault = Arc::new(userfault);
         std::thread::scope(|scope| {
             scope.spawn(|| memory.read_obj::<u64>(GuestAddress(8192)).unwrap());
             let theirs = userfault.clone();
@@ -319,6 +331,47 @@ mod tests {
             drop((clock, userfault));
             Some(late)
         })
+    }
+
+    /// Reads a page of another process, as a thread of KVM's does: `process_vm_readv(2)`.
+    const READER: &str = "
+import ctypes, sys
+class Vector(ctypes.Structure): _fields_ = [('base', ctypes.c_void_p), ('bytes', ctypes.c_size_t)]
+here = ctypes.create_string_buffer(8)
+local, remote = Vector(ctypes.addressof(here), 8), Vector(int(sys.argv[2]), 8)
+libc = ctypes.CDLL(None, use_errno=True)
+libc.process_vm_readv.restype = ctypes.c_ssize_t
+sys.exit(libc.process_vm_readv(int(sys.argv[1]), ctypes.byref(local), 1, ctypes.byref(remote), 1, 0) != 8)
+";
+
+    #[test]
+    fn a_fault_of_a_thread_that_is_not_ours_is_too_old_too() {
+        let Some((memory, userfault, mut clock)) = faulting() else {
+            return;
+        };
+        let base = memory.get_host_address(GuestAddress(8192)).unwrap().addr();
+        let reader = Command::new("python3")
+            .args(["-c", READER, &std::process::id().to_string(), &base.to_string()])
+            .spawn();
+        let Ok(mut reader) = reader else {
+            return println!("SKIPPED: there is no python3");
+        };
+        let mut seen = Look::default();
+        for _ in 0..400 {
+            std::thread::sleep(Duration::from_millis(25));
+            seen = clock.see().unwrap();
+            if seen.has_hidden || reader.try_wait().unwrap().is_some() {
+                break;
+            }
+        }
+        if seen == Look::default() {
+            return println!("SKIPPED: this user may not read another process's memory");
+        }
+        assert_eq!(seen, waiting(&[], true));
+        let looks = (1..=40).find(|_| clock.is_late());
+        assert_eq!(looks, Some(LOOKS + 1));
+        drop((clock, userfault));
+        assert!(reader.wait().unwrap().success(), "it was not woken");
     }
 
     fn read_one(userfault: &OwnedFd) {

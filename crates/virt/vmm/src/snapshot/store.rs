@@ -10,6 +10,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use ringwall_vmm_proto::{CreateSnapshot, HostPath, Place};
+use rustix::fs::OFlags;
 use thiserror::Error;
 
 use super::document::Document;
@@ -17,6 +18,7 @@ use super::memory_file::{self, Base, SaveMemoryError, Sources, Written};
 use super::state_file;
 use crate::files::{Access, Files, OpenFileError};
 use crate::machine::Machine;
+use crate::open::kind_name;
 
 /// What a file's name ends in while it is being written.
 const PARTIAL: &str = ".partial";
@@ -45,6 +47,14 @@ pub enum WriteSnapshotError {
         path: String,
         /// What it is used for.
         why: &'static str,
+    },
+    /// What would be written before it is put in its place can't be made, because there is something else.
+    #[error("{partial} is {is}; nothing may be there")]
+    Taken {
+        /// The path.
+        partial: PathBuf,
+        /// What is there.
+        is: &'static str,
     },
     /// Memory.
     #[error(transparent)]
@@ -101,13 +111,18 @@ impl<'a> Target<'a> {
                     .create(true)
                     .truncate(true)
                     .mode(0o600)
-                    // Whoever may write to the directory must not choose what is emptied.
-                    .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().try_into().unwrap_or_default())
+                    // Whoever may write to the directory must not choose what is emptied, or what is waited for.
+                    .custom_flags(i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default())
                     .open(&partial)
                     .map_err(|source| match files.failed(what, place, source) {
                         OpenFileError::Open { source, .. } => at(path)(source),
                         outside => outside.into(),
                     })?;
+                let kind = file.metadata().map_err(at(path))?.file_type();
+                if !kind.is_file() {
+                    let is = kind_name(kind);
+                    return Err(WriteSnapshotError::Taken { partial, is });
+                }
                 (file, Progress::Beside(partial))
             }
             Place::Descriptor(_) => (files.open(what, path, Access::ReadWrite)?, Progress::Untouched),
@@ -261,5 +276,21 @@ mod tests {
             io::ErrorKind::InvalidInput
         );
         assert_eq!(std::fs::read(&path).unwrap(), b"new");
+    }
+
+    #[test]
+    fn a_pipe_in_the_way_is_named_and_not_written_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let place = HostPath::new("snapshot_path", path.display().to_string()).unwrap();
+        let create = || Target::create("state file", &place, &Files::default());
+        let pipe = folder.path().join("state.partial");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
+        let error = create().unwrap_err();
+        let wanted = format!("{} is a named pipe; nothing may be there", pipe.display());
+        assert_eq!(error.to_string(), wanted);
+        std::fs::remove_file(&pipe).unwrap();
+        create().unwrap().place().unwrap();
+        assert!(path.exists() && !pipe.exists());
     }
 }

@@ -319,10 +319,10 @@ mod tests {
     fn a_socket_that_nobody_listens_on_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("none");
-        let error = Connection::open(&path, None).unwrap_err();
+        let error = Connection::open(&path, None, None).unwrap_err();
         let wanted = format!("can't connect to the page fault handler at {}", path.display());
         assert_eq!(error.to_string(), wanted);
         drop(UnixListener::bind(&path).unwrap());
-        assert!(Connection::open(&path, None).is_err());
+        assert!(Connection::open(&path, None, None).is_err());
     }
 }
