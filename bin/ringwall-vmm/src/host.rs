@@ -14,7 +14,7 @@ use ringwall_vmm::machine::{BootFiles, Machine, MachineEvent, Planned, SavedMemo
 use ringwall_vmm::memory::MemoryOptions;
 use ringwall_vmm::open;
 use ringwall_vmm::plan::{self, MadeSocket};
-use ringwall_vmm::shell::{Shell, ShellOptions};
+use ringwall_vmm::shell::{PrepareError, Shell, ShellOptions};
 use ringwall_vmm::snapshot::document::{Document, Origin};
 use ringwall_vmm::snapshot::handler_watch::LastWords;
 use ringwall_vmm::snapshot::uffd::Connection;
@@ -69,6 +69,8 @@ pub(crate) struct Host {
     page_fault_patience: Option<Duration>,
     /// What clients are told of.
     told: EventLog,
+    /// A VM could not be made for a reason that no configuration is to blame for. The API has one status for both, as Firecracker's has.
+    has_failed: bool,
 }
 
 impl Host {
@@ -94,6 +96,7 @@ impl Host {
             begun,
             page_fault_patience,
             told,
+            has_failed: false,
         })
     }
 
@@ -104,8 +107,19 @@ impl Host {
 
     /// Makes a VM of this kind now, to be used by the first start or load that wants such a one.
     pub(crate) fn prepare(&mut self, options: ShellOptions) -> Result<(), Fault> {
-        self.prepared = Some(Shell::prepare(&self.kvm, options).map_err(|error| fault(&error))?);
+        self.prepared = Some(Shell::prepare(&self.kvm, options).map_err(|error| self.not_prepared(&error))?);
         Ok(())
+    }
+
+    fn not_prepared(&mut self, error: &PrepareError) -> Fault {
+        // More memory than there is room for is asked for; all else is this host's.
+        self.has_failed = !matches!(error, PrepareError::Memory(_) | PrepareError::Layout(_));
+        fault(error)
+    }
+
+    /// Whether what was refused last was refused for what this host lacks.
+    pub(crate) const fn has_failed(&self) -> bool {
+        self.has_failed
     }
 
     /// Does what an action asks for.
@@ -244,7 +258,7 @@ impl Host {
     fn shell(&mut self, options: ShellOptions) -> Result<Shell, Fault> {
         let shell = match self.prepared.take().filter(|shell| shell.options == options) {
             Some(shell) => shell,
-            None => Shell::prepare(&self.kvm, options).map_err(|error| fault(&error))?,
+            None => Shell::prepare(&self.kvm, options).map_err(|error| self.not_prepared(&error))?,
         };
         for warning in &shell.warnings {
             tracing::warn!("{warning}");

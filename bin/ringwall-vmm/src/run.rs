@@ -59,6 +59,8 @@ enum RunError {
     ConfigFile(#[from] ConfigFileError),
     #[error("{0}")]
     Refused(String),
+    #[error("{0}")]
+    NotStarted(String),
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error(transparent)]
@@ -247,11 +249,13 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
             check_needs(&action)?;
             host.act(action).map_err(|fault| refused(&fault))?;
         }
-        host.act(Action::Start).map_err(|fault| refused(&fault))?;
+        let started = host.act(Action::Start);
+        started.map_err(|fault| not_started(&host, &fault))?;
     }
     if args.prepared {
         let options = options_of(&Resources::new(Architecture::NATIVE));
-        host.prepare(options).map_err(|fault| refused(&fault))?;
+        let prepared = host.prepare(options);
+        prepared.map_err(|fault| not_started(&host, &fault))?;
     }
     if let Some(clients) = &clients {
         host.events()
@@ -365,6 +369,14 @@ fn inherited(number: u32) -> Result<OwnedFd, RunError> {
     let number = i32::try_from(number).map_err(|_| RunError::NoDescriptor(number))?;
     // SAFETY: it is open, from 3 up, and whoever started this process says by the flag that it is ours; nothing here has opened any yet.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+fn not_started(host: &Host, fault: &Fault) -> RunError {
+    if host.has_failed() {
+        RunError::NotStarted(fault.message().to_owned())
+    } else {
+        refused(fault)
+    }
 }
 
 fn refused(fault: &Fault) -> RunError {
