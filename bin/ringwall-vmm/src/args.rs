@@ -283,6 +283,7 @@ mod tests {
 
     #[test]
     fn what_is_left_out_has_firecrackers_defaults() {
+        assert_eq!(args("--no-paths").unwrap().page_fault_patience(), None);
         let args = args("").unwrap();
         assert_eq!(args.mode(), Mode::Run(Api::Path("/run/firecracker.socket".into())));
         assert_eq!(args.id.as_str(), "anonymous-instance");
@@ -290,7 +291,6 @@ mod tests {
         assert_eq!(args.page_fault_patience(), Some(Duration::from_secs(30)));
         let never = super::tests::args("--page-fault-timeout 0").unwrap();
         assert_eq!(never.page_fault_patience(), None);
-        assert_eq!(args("--no-paths").unwrap().page_fault_patience(), None);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use ringwall_vmm::files::{Access, Files, Reach};
 use ringwall_vmm::machine::{BootFiles, Machine, MachineEvent, Planned, SavedMemory, Surroundings};
 use ringwall_vmm::memory::MemoryOptions;
 use ringwall_vmm::plan::{self, MadeSocket};
-use ringwall_vmm::shell::{Shell, ShellOptions};
+use ringwall_vmm::shell::{PrepareError, Shell, ShellOptions};
 use ringwall_vmm::snapshot::clocks::GuestClocks;
 use ringwall_vmm::snapshot::document::{Document, Origin};
 use ringwall_vmm::snapshot::handler_watch::LastWords;
@@ -100,6 +100,8 @@ pub(crate) struct Host {
     page_fault_patience: Option<Duration>,
     /// What clients are told of.
     told: EventLog,
+    /// A VM could not be made for a reason that no configuration is to blame for. The API has one status for both, as Firecracker's has.
+    has_failed: bool,
 }
 
 impl Host {
@@ -122,6 +124,7 @@ impl Host {
             begun: parts.begun,
             page_fault_patience: parts.page_fault_patience,
             told: parts.told,
+            has_failed: false,
         })
     }
 
@@ -155,8 +158,19 @@ impl Host {
             }
         };
         options.memory.track_dirty = track_dirty;
-        self.prepared = Some(Shell::prepare(&self.kvm, options).map_err(|error| fault(&error))?);
+        self.prepared = Some(Shell::prepare(&self.kvm, options).map_err(|error| self.not_prepared(&error))?);
         Ok(())
+    }
+
+    fn not_prepared(&mut self, error: &PrepareError) -> Fault {
+        // More memory than there is room for is asked for; all else is this host's.
+        self.has_failed = !matches!(error, PrepareError::Memory(_) | PrepareError::Layout(_));
+        fault(error)
+    }
+
+    /// Whether what was refused last was refused for what this host lacks.
+    pub(crate) const fn has_failed(&self) -> bool {
+        self.has_failed
     }
 
     /// Does what an action asks for.
@@ -302,7 +316,7 @@ impl Host {
                         "the VM that was prepared is of another kind, so one is made now"
                     );
                 }
-                Shell::prepare(&self.kvm, options).map_err(|error| fault(&error))?
+                Shell::prepare(&self.kvm, options).map_err(|error| self.not_prepared(&error))?
             }
         };
         for warning in &shell.warnings {

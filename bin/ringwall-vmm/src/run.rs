@@ -47,6 +47,8 @@ enum RunError {
     ConfigFile(#[from] ConfigFileError),
     #[error("{0}")]
     Refused(String),
+    #[error("{0}")]
+    NotStarted(String),
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error(transparent)]
@@ -247,8 +249,8 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
         configure(&mut host, text)?;
     }
     if args.prepared || args.prepared_for.is_some() {
-        host.prepare(named.prepared_for, args.prepared_track_dirty)
-            .map_err(|fault| refused(&fault))?;
+        let prepared = host.prepare(named.prepared_for, args.prepared_track_dirty);
+        prepared.map_err(|fault| not_started(&host, &fault))?;
     }
     if let Some(clients) = &clients {
         host.events()
@@ -368,8 +370,17 @@ fn configure(host: &mut Host, text: &[u8]) -> Result<(), RunError> {
         check_needs(&action, host.files())?;
         host.act(action).map_err(|fault| refused(&fault))?;
     }
-    host.act(Action::Start).map_err(|fault| refused(&fault))?;
+    let started = host.act(Action::Start);
+    started.map_err(|fault| not_started(host, &fault))?;
     Ok(())
+}
+
+fn not_started(host: &Host, fault: &Fault) -> RunError {
+    if host.has_failed() {
+        RunError::NotStarted(fault.message().to_owned())
+    } else {
+        refused(fault)
+    }
 }
 
 fn refused(fault: &Fault) -> RunError {

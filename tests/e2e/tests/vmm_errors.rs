@@ -464,6 +464,19 @@ fn bad_command_lines_are_named_word_for_word() {
 #[test]
 fn what_is_this_hosts_fault_is_told_from_what_is_the_users() {
     let Some(bench) = Bench::new() else { return };
+    // Descriptors for all but the vCPUs.
+    let many = bench.here(&configuration(&machine(32, 64)));
+    fs::write(bench.at("many"), many).expect("written");
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -n 20 && exec \"$0\" --no-api --config-file \"$1\""])
+        .args([&bench.binary, &bench.at("many")])
+        .stdin(Stdio::null())
+        .output()
+        .expect("it starts");
+    let said = String::from_utf8(output.stderr).expect("text");
+    let said = said.split_once("Error: ").expect("an error").1.trim_end();
+    let wanted = "KVM makes no vCPU: Too many open files (os error 24)";
+    assert_eq!((output.status.code(), said), (Some(FAILURE), wanted));
     if !rustix::process::geteuid().is_root() {
         skipped("hiding /dev/kvm needs root");
         return;
