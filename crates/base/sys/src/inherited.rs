@@ -29,7 +29,7 @@ pub fn take(fd: RawFd) -> io::Result<OwnedFd> {
 /// the start of the program, before it has opened anything itself; [`take`] must not be called for these numbers then.
 ///
 /// # Errors
-/// What poll(2) says: `EINVAL` to a process that may not have 64 open files.
+/// What poll(2) and fcntl(2) say.
 pub fn take_all(last: u16) -> io::Result<Vec<OwnedFd>> {
     /// Descriptors of one call: few, since poll(2) takes no more than the limit of open files.
     const AT_ONCE: usize = 64;
@@ -46,7 +46,12 @@ pub fn take_all(last: u16) -> io::Result<Vec<OwnedFd>> {
             .collect();
         let count = libc::nfds_t::try_from(polled.len()).unwrap_or(0);
         // SAFETY: the pointer is to `count` live, writable structures; the call does not wait.
-        check(libc::c_long::from(unsafe { libc::poll(polled.as_mut_ptr(), count, 0) }))?;
+        let asked = check(libc::c_long::from(unsafe { libc::poll(polled.as_mut_ptr(), count, 0) }));
+        if asked.is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL)) {
+            // A process that may not have so many open files: each by itself.
+            found.extend(part.iter().filter_map(|&fd| take(fd).ok()));
+            continue;
+        }
         // One call says it of many: asking for each by itself would be a thousand calls at every start.
         for open in polled.iter().filter(|polled| polled.revents & libc::POLLNVAL == 0) {
             found.push(take(open.fd)?);
