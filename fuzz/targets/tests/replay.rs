@@ -89,5 +89,5 @@ fn board() {
 
 #[test]
 fn mmds() {
-    replay("mmds", ringwall_fuzz_targets::mmds, 8);
+    replay("mmds", ringwall_fuzz_targets::mmds, 31);
 }
