@@ -104,5 +104,5 @@ fn requests() {
 
 #[test]
 fn mmds() {
-    replay("mmds", ringwall_fuzz_targets::mmds, 8);
+    replay("mmds", ringwall_fuzz_targets::mmds, 31);
 }
