@@ -153,6 +153,11 @@ pub fn api_thread() {
     or_end(drop_capabilities().and_then(|()| restrict(Thread::Api)));
 }
 
+/// Takes the API server's capabilities, and puts no filter on it (`--no-seccomp`).
+pub fn api_thread_unfiltered() {
+    or_end(drop_capabilities());
+}
+
 /// Leaves a thread as it is (`--no-seccomp`).
 pub fn not_at_all() {}
 

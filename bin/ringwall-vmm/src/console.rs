@@ -32,14 +32,16 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// What opening says.
-pub(crate) fn output(resources: &Resources, files: &Files) -> Result<Outlet, OpenConsoleError> {
+pub(crate) fn output(resources: &Resources, files: &Files, stdout: Option<Outlet>) -> Result<Outlet, OpenConsoleError> {
     let path = resources
         .serial
         .as_ref()
         .and_then(|serial| serial.serial_out_path.as_ref());
-    match path {
-        None => Outlet::shared(io::stdout().as_fd()).map_err(OpenConsoleError::StandardOutput),
-        Some(path) => Ok(Outlet::own(files.open("serial output", path, Access::Output)?)),
+    match (path, stdout) {
+        (None, Some(stdout)) => Ok(stdout),
+        // It was used by a start that failed.
+        (None, None) => Outlet::shared(io::stdout().as_fd()).map_err(OpenConsoleError::StandardOutput),
+        (Some(path), _) => Ok(Outlet::own(files.open("serial output", path, Access::Output)?)),
     }
 }
 
@@ -100,7 +102,7 @@ pub(crate) fn connect(machine: &Machine, events: &EventLoop) -> io::Result<()> {
 /// # Errors
 /// What the kernel says.
 pub(crate) fn feed(machine: &Machine, events: &EventLoop, key: Key) -> io::Result<()> {
-    let mut serial = machine.fixed().serial();
+    let serial = machine.fixed().serial();
     if key == Key::SerialRoom {
         serial.room_event().take();
         // It was left while there was no room.
@@ -120,12 +122,23 @@ pub(crate) fn feed(machine: &Machine, events: &EventLoop, key: Key) -> io::Resul
     if room == 0 {
         return events.remove(io::stdin());
     }
+    // Whoever shares standard input may have read it since; and the guest's output must not wait for a line that is not typed yet.
+    drop(serial);
+    let stdin = io::stdin();
+    let mut descriptors = [PollFd::new(&stdin, PollFlags::IN)];
+    if !poll(&mut descriptors, Some(&Timespec::default())).is_ok_and(|ready| ready > 0) {
+        return Ok(());
+    }
     let mut bytes = [0; INPUT_BYTES];
     match rustix::io::read(io::stdin(), bytes.get_mut(..room).unwrap_or_default()) {
         // Its end: the guest goes on without.
         Ok(0) => events.remove(io::stdin()),
         Ok(count) => {
-            serial.push_input(bytes.get(..count).unwrap_or_default());
+            // Only this thread fills it, so there is as much room as before, or more.
+            machine
+                .fixed()
+                .serial()
+                .push_input(bytes.get(..count).unwrap_or_default());
             Ok(())
         }
         Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => Ok(()),

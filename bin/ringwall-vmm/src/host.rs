@@ -28,6 +28,7 @@ use ringwall_vmm_proto::{
 use crate::api::{Event, EventLog};
 use crate::confine::Sockets;
 use crate::jail::Jail;
+use crate::outlet::Outlet;
 use crate::{changes, console, logging, metrics};
 
 /// How long the end is kept up for those who follow the events when the page fault handler is lost.
@@ -67,6 +68,8 @@ pub(crate) struct HostParts {
     pub(crate) page_fault_patience: Option<Duration>,
     /// What clients are told.
     pub(crate) told: EventLog,
+    /// Standard output, made while it could be opened once more.
+    pub(crate) stdout: Option<Outlet>,
 }
 
 /// The VMM.
@@ -88,10 +91,12 @@ pub(crate) struct Host {
     userfault: Option<File>,
     /// Run first on each vCPU's thread.
     on_vcpu_start: fn(),
+    /// Standard output, until the serial port has it.
+    stdout: Option<Outlet>,
     /// What the serial port's output goes to, to wait on.
     console: Option<OwnedFd>,
     /// Where counters go.
-    metrics: Option<File>,
+    metrics: Option<Outlet>,
     /// What guests are shown of this host; asked for once, because the answer costs a VM on aarch64.
     fingerprint: Option<Fingerprint>,
     /// When this process began, if it is to say how long the guest took to be ready (`--boot-timer`).
@@ -118,6 +123,7 @@ impl Host {
             pagemap: parts.pagemap,
             userfault: parts.userfault,
             on_vcpu_start: parts.on_vcpu_start,
+            stdout: parts.stdout,
             console: None,
             metrics: None,
             fingerprint: None,
@@ -131,7 +137,7 @@ impl Host {
     /// Does what `PUT /metrics` does, with a file that is open already.
     pub(crate) fn count_to(&mut self, wanted: Metrics, file: File) -> Result<(), Fault> {
         if let Decision::Perform(command) = self.controller.decide(Action::SetMetrics(wanted))? {
-            self.metrics = Some(file);
+            self.metrics = Some(Outlet::own(file));
             self.controller.settle(&command);
         }
         Ok(())
@@ -204,7 +210,9 @@ impl Host {
                 key => {
                     for event in machine.handle(key, &self.events)? {
                         if event == MachineEvent::System(SystemEvent::Ready) {
-                            self.told.post(&Event::Ready);
+                            if self.told.post(&Event::Ready) {
+                                tracing::info!("the guest is ready");
+                            }
                             if let Some(begun) = self.begun.take() {
                                 // Asked for, so it is said at every level but "off".
                                 tracing::error!(us = begun.elapsed().as_micros(), "the guest is ready");
@@ -218,6 +226,25 @@ impl Host {
             }
         }
         Ok((others, None))
+    }
+
+    /// The files of drives that were given as descriptors.
+    fn given_disks(&self) -> Result<Vec<File>, Fault> {
+        let drives = self.controller.resources().drives.iter();
+        drives
+            .filter_map(|drive| match drive.path_on_host.place() {
+                Place::Descriptor(number) => Some(self.files.duplicate("drive", number)),
+                Place::Path(_) => None,
+            })
+            .map(|file| file.map(File::from).map_err(|error| fault(&error)))
+            .collect()
+    }
+
+    /// The VM ends: what it has done is its end, and not what others do on hearing of it.
+    pub(crate) fn ending(&self) {
+        if let Some(machine) = &self.machine {
+            machine.release_handler();
+        }
     }
 
     /// Gives the console what the guest said last.
@@ -239,9 +266,10 @@ impl Host {
                 let document = machine
                     .save(configuration, fingerprint)
                     .map_err(|error| fault(&error))?;
+                let disks = self.given_disks()?;
                 let written = match create.kind {
-                    SnapshotKind::Full => store::write_full(machine, &document, create, &self.files),
-                    SnapshotKind::Diff => store::write_difference(machine, &document, create, &self.files),
+                    SnapshotKind::Full => store::write_full(machine, &document, create, &self.files, &disks),
+                    SnapshotKind::Diff => store::write_difference(machine, &document, create, &self.files, &disks),
                 };
                 let written = written.map_err(|error| fault(&error))?;
                 tracing::info!(bytes = written.bytes, "a snapshot was written");
@@ -279,7 +307,8 @@ impl Host {
                 }
             }
             Command::SetMetrics(wanted) => {
-                self.metrics = Some(self.open("metrics file", &wanted.metrics_path, Access::Record)?);
+                let file = self.open("metrics file", &wanted.metrics_path, Access::Record)?;
+                self.metrics = Some(Outlet::own(file));
             }
             Command::FlushMetrics => {
                 // Without a file nothing is kept, and nothing is left to be written.
@@ -326,7 +355,9 @@ impl Host {
     }
 
     fn around(&mut self) -> Result<Surroundings, Fault> {
-        let output = console::output(self.controller.resources(), &self.files).map_err(|error| fault(&error))?;
+        let stdout = self.stdout.take();
+        let output =
+            console::output(self.controller.resources(), &self.files, stdout).map_err(|error| fault(&error))?;
         let waited = output.as_fd().try_clone_to_owned().map_err(|error| fault(&error))?;
         self.console = Some(waited);
         let pagemap = self.pagemap.as_ref().map(File::try_clone).transpose();
@@ -424,8 +455,10 @@ impl Host {
         self.close(&resources)?;
         let machine = Machine::restore(shell, planned, document, memory, clocks, &self.events, around)
             .map_err(|error| fault(&error))?;
-        *self.controller.resources_mut() = resources;
         self.run(machine, load.resume_vm)?;
+        // Where the serial port goes was said to this VMM, or to nobody.
+        resources.serial.clone_from(&self.controller.resources().serial);
+        *self.controller.resources_mut() = resources;
         socket.keep();
         Ok(())
     }
@@ -539,10 +572,7 @@ fn resources_of(document: &Document) -> Result<Resources, Fault> {
 
 fn end_of(event: MachineEvent) -> Option<End> {
     match event {
-        MachineEvent::System(SystemEvent::Ready) => {
-            tracing::info!("the guest is ready");
-            None
-        }
+        MachineEvent::System(SystemEvent::Ready) => None,
         MachineEvent::System(SystemEvent::Shutdown { code }) => Some(End::Shutdown { argument: code }),
         MachineEvent::Vcpu(VcpuEvent::Shutdown) => Some(End::Shutdown { argument: 0 }),
         MachineEvent::System(SystemEvent::Reboot) => Some(End::Reboot),

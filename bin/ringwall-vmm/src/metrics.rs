@@ -1,6 +1,5 @@
 //! Counters: one line of JSON each time they are asked for, appended to a file or named pipe.
 
-use std::fs::File;
 use std::io::{self, Write as _};
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,11 +7,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ringwall_vmm::machine::Machine;
 use serde_json::{Map, Value, json};
 
+use crate::outlet::Outlet;
+
 /// Writes the counters of a machine.
 ///
 /// # Errors
 /// What writing says.
-pub(crate) fn flush(file: &mut File, machine: Option<&Machine>) -> io::Result<()> {
+pub(crate) fn flush(file: &mut Outlet, machine: Option<&Machine>) -> io::Result<()> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let milliseconds = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
     let devices: Map<String, Value> = machine

@@ -66,11 +66,16 @@ impl Outlet {
         Ok(Outlet { descriptor, way })
     }
 
-    /// One that was opened without waiting.
+    /// One that was opened without waiting, or a terminal, of which that may not hold.
     pub(crate) fn own(file: File) -> Self {
+        let way = if rustix::termios::isatty(&file) {
+            Way::Ask(TERMINAL_BYTES)
+        } else {
+            Way::Write
+        };
         Outlet {
             descriptor: file.into(),
-            way: Way::Write,
+            way,
         }
     }
 
@@ -223,6 +228,7 @@ mod tests {
         let mut outlet = Outlet::shared(terminal.as_fd()).unwrap();
         assert_eq!(outlet.way, Way::Ask(TERMINAL_BYTES));
         assert!(fill(&mut outlet) > 0);
+        assert_eq!(Outlet::own(terminal.into()).way, Way::Ask(TERMINAL_BYTES));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read as _, Write};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
@@ -26,6 +27,7 @@ use crate::given::{Given, GivenError, Named, host_path, open_kvm};
 use crate::host::{End, Host, HostParts};
 use crate::jail::{self, Jail, JailError, Wishes};
 use crate::logging;
+use crate::outlet::Outlet;
 use crate::processor::is_emulated;
 
 /// Why there is no VM, or no more.
@@ -201,6 +203,7 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
     }
     let kvm = open_kvm(given.kvm.take())?;
     let named = Named::open(args, &given.files)?;
+    let stdout = Outlet::shared(io::stdout().as_fd()).ok();
     // All that this program opens by itself is open, and there is no other thread yet.
     given.files.reach = jail.reach();
     jail.close()?;
@@ -233,6 +236,7 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
         begun,
         page_fault_patience: args.page_fault_patience(),
         told: told.clone(),
+        stdout,
     })
     .map_err(RunError::Wait)?;
     if let (Some(text), Some(path)) = (&named.metadata, &args.metadata) {
@@ -258,6 +262,7 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
             .map_err(RunError::Wait)?;
     }
     let end = attend(&mut host, clients.as_ref());
+    host.ending();
     told.post(&match &end {
         Ok(end) => last_event(end),
         Err(error) => Event::Failed {
@@ -348,7 +353,7 @@ fn serve(args: &Args, listener: Listener, told: &EventLog) -> Result<Clients, Ru
         wake,
         requests,
         server: server.spawn(if args.no_seccomp {
-            confine::not_at_all
+            confine::api_thread_unfiltered
         } else {
             confine::api_thread
         })?,

@@ -166,6 +166,12 @@ fn differences_hold_what_changed_and_merge() {
     assert_eq!(vmm.tell(b'b'), "block: ok");
     let sum = vmm.tell(b's');
     vmm.pause();
+    // One that can't be finished does not lose what changed: the next has it.
+    let taken = work.path().join("taken");
+    fs::create_dir_all(taken.join("state")).expect("made");
+    let (status, body) = vmm.ask("PUT", "/snapshot/create", Some(&snapshot_body("Diff", &taken)));
+    assert_eq!(status, 400, "{body}");
+    assert!(body.contains("Is a directory"), "{body}");
     vmm.snapshot("Diff", &difference);
     drop(vmm);
     let written = fs::metadata(difference.join("memory")).expect("there").blocks() * 512;
@@ -260,6 +266,37 @@ fn bad_snapshots_are_refused_and_say_why() {
         assert!(vmm.child.try_wait().expect("a child").is_none(), "{name}: it has ended");
         free_socket(&first);
     }
+}
+
+#[test]
+fn the_two_files_of_a_snapshot_are_two_however_they_are_named() {
+    let Some(binary) = binary() else { return };
+    let work = tempfile::tempdir().expect("a directory");
+    let vmm = Vmm::boot(&binary, &work.path().join("vm"), &json!({"vcpu_count": 1}));
+    vmm.pause();
+    let at = |name: &str| work.path().join(name);
+    for (memory, state) in [
+        (at("one"), at("./one")),
+        (at("two.partial"), at("two")),
+        (at("three"), at("vm/../three.partial")),
+    ] {
+        fs::write(&memory, "precious").expect("written");
+        let body = json!({"snapshot_path": state, "mem_file_path": memory});
+        let (status, answer) = vmm.ask("PUT", "/snapshot/create", Some(&body));
+        assert_eq!(status, 400, "{answer}");
+        assert!(answer.contains("are one file, or one has the name"), "{answer}");
+        assert_eq!(fs::read(&memory).expect("there"), b"precious");
+    }
+    // What an attempt that was killed has left is in nobody's way; anything else is.
+    fs::write(at("memory.partial"), "remains").expect("written");
+    vmm.snapshot("Full", work.path());
+    fs::create_dir(at("memory.partial")).expect("made");
+    let (status, answer) = vmm.ask("PUT", "/snapshot/create", Some(&snapshot_body("Full", work.path())));
+    assert_eq!(status, 400);
+    assert!(
+        answer.contains("memory.partial is a directory; nothing may be there"),
+        "{answer}"
+    );
 }
 
 /// Huge pages set aside for a test, and given back.

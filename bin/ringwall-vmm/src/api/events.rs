@@ -75,6 +75,7 @@ impl Event {
 struct State {
     lines: Vec<String>,
     ready: usize,
+    has_ended: bool,
     is_over: bool,
     is_delivered: bool,
 }
@@ -106,16 +107,19 @@ impl EventLog {
         })))
     }
 
-    /// Says what happened. Nothing is heard after the end.
-    pub fn post(&self, event: &Event) {
+    /// Says what happened; whether that is told. Nothing is after the end, of which there is one.
+    pub fn post(&self, event: &Event) -> bool {
         let mut state = self.state();
-        if state.is_over || *event == Event::Ready && state.ready >= MOST_READY {
-            return;
+        let is_ready = *event == Event::Ready;
+        if state.has_ended || state.is_over || is_ready && state.ready >= MOST_READY {
+            return false;
         }
-        state.ready = state.ready.saturating_add(usize::from(*event == Event::Ready));
+        state.ready = state.ready.saturating_add(usize::from(is_ready));
+        state.has_ended = !is_ready;
         state.lines.push(event.line(self.0.begun.elapsed()));
         drop(state);
         self.signal();
+        true
     }
 
     /// Says that nothing will happen any more, and waits until every follower has been sent that, or for as long as it may take; which of them.
@@ -179,7 +183,8 @@ mod tests {
         for _ in 0..10_000 {
             log.post(&Event::Ready);
         }
-        log.post(&Event::Panic { argument: 7 });
+        assert!(log.post(&Event::Panic { argument: 7 }));
+        assert!(!log.post(&Event::Reset), "a second end");
         assert!(!log.finish(Duration::ZERO));
         log.post(&Event::Reboot);
         let (lines, is_over) = log.lines(0);

@@ -8,11 +8,12 @@
 //! Everything here is called by the VMM's thread. The order of a snapshot: vCPUs paused, devices at rest, vCPUs and board saved, then memory
 //! (on aarch64 the interrupt controller writes tables into it while it is saved).
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_ioctls::VmFd;
 use ringwall_arch::native::{self, Platform};
@@ -250,6 +251,8 @@ pub struct Machine {
     vcpu_events: Receiver<VcpuEvent>,
     wake: Arc<EventFd>,
     pagemap: Option<File>,
+    /// For each region's base the pages that were in a log that was taken, and are in no snapshot that was finished since.
+    unsaved: Mutex<BTreeMap<u64, Vec<bool>>>,
     /// After all that may wait for a page: the handler is watched until nothing does.
     pages: Pages,
 }
@@ -339,6 +342,7 @@ impl Assembled {
             vcpu_events,
             wake: context.wake,
             pagemap,
+            unsaved: Mutex::default(),
             pages: Pages::Zeroes,
         })
     }
@@ -543,7 +547,8 @@ impl Machine {
         self.pagemap.as_ref()
     }
 
-    /// Takes the log of the pages of the region at `base` that guest and devices have written since it was taken last.
+    /// Takes the log of the pages of the region at `base` that guest and devices have written. KVM forgets it by that; so it is kept here,
+    /// and given again, until [`Machine::saved_dirty`] says that they are in a snapshot.
     ///
     /// # Errors
     /// What KVM says, above all when the machine was not made to track its pages.
@@ -556,6 +561,9 @@ impl Machine {
             .find(|(_, region)| region.start_addr() == base)
             .ok_or(io::ErrorKind::NotFound)?;
         let bytes = usize::try_from(region.len()).map_err(io::Error::other)?;
+        let mut unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner);
+        let unsaved = unsaved.entry(base.0).or_default();
+        unsaved.resize(unsaved.len().max(pages), false);
         let log = self
             .vm
             .get_dirty_log(slot, bytes)
@@ -563,18 +571,22 @@ impl Machine {
         // KVM counts in the host's pages, devices in ours.
         let per_host_page = rustix::param::page_size() / PAGE_BYTES;
         let bitmap = region.bitmap();
-        let dirty = (0..pages).map(|page| {
+        for (page, is_dirty) in unsaved.iter_mut().enumerate() {
             let host_page = page / per_host_page.max(1);
             let by_guest = log
                 .get(host_page / 64)
                 .is_some_and(|word| word >> (host_page % 64) & 1 == 1);
-            by_guest || bitmap.dirty_at(page * PAGE_BYTES)
-        });
-        let dirty = dirty.collect();
+            *is_dirty |= by_guest || bitmap.dirty_at(page * PAGE_BYTES);
+        }
         if let Some(written) = region.get_mmap().bitmap() {
             written.reset();
         }
-        Ok(dirty)
+        Ok(unsaved.clone())
+    }
+
+    /// Says that all pages that [`Machine::take_dirty`] gave are in a snapshot that is whole.
+    pub fn saved_dirty(&self) {
+        self.unsaved.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Begins the log of changed pages anew: a full snapshot has all of them.
@@ -585,7 +597,15 @@ impl Machine {
         for region in self.memory.iter() {
             self.take_dirty(region.start_addr(), 0)?;
         }
+        self.saved_dirty();
         Ok(())
+    }
+
+    /// The VM ends: from now on its page fault handler may go without that being an event of its own.
+    pub fn release_handler(&self) {
+        if let Pages::Handler(handler) = &self.pages {
+            handler.release();
+        }
     }
 
     /// The board's own devices.

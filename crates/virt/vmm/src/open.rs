@@ -110,6 +110,8 @@ pub fn kind_name(kind: FileType) -> &'static str {
         "a character device"
     } else if kind.is_block_device() {
         "a block device"
+    } else if kind.is_symlink() {
+        "a link"
     } else {
         "a file"
     }

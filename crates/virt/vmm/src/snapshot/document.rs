@@ -60,7 +60,9 @@ impl Document {
     /// What the snapshot is of, for people.
     #[must_use]
     pub fn describe(&self) -> String {
-        let devices: Vec<&str> = self.devices.iter().map(|device| device.id.as_str()).collect();
+        // A made-up snapshot's names may be anything, and go to somebody's terminal.
+        let names = self.devices.iter().map(|device| device.id.escape_debug().to_string());
+        let devices: Vec<String> = names.collect();
         format!("{}; devices: {}", self.shape(), devices.join(", "))
     }
 

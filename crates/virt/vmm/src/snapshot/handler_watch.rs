@@ -71,6 +71,7 @@ pub type LastWords = Box<dyn FnOnce(HandlerLost) + Send>;
 #[derive(Debug)]
 pub struct HandlerWatch {
     is_loaded: Arc<AtomicBool>,
+    is_released: Arc<AtomicBool>,
     /// Closed by drop, which ends the thread.
     _alive: OwnedFd,
 }
@@ -96,14 +97,18 @@ impl HandlerWatch {
     ) -> io::Result<Self> {
         let (ended, alive) = pipe_with(PipeFlags::CLOEXEC)?;
         let is_loaded = Arc::new(AtomicBool::new(false));
-        let watched = is_loaded.clone();
+        let is_released = Arc::new(AtomicBool::new(false));
+        let (watched, released) = (is_loaded.clone(), is_released.clone());
         thread::Builder::new().name("fault-watch".to_owned()).spawn(move || {
-            if let Some(lost) = watch(&connection, &ended, Instant::now() + deadline, looks, &watched) {
+            if let Some(lost) = watch(&connection, &ended, Instant::now() + deadline, looks, &watched)
+                && !released.load(Ordering::Acquire)
+            {
                 end(lost);
             }
         })?;
         Ok(HandlerWatch {
             is_loaded,
+            is_released,
             _alive: alive,
         })
     }
@@ -111,6 +116,11 @@ impl HandlerWatch {
     /// Says that the snapshot is loaded: from now on the handler may take its time.
     pub fn loaded(&self) {
         self.is_loaded.store(true, Ordering::Release);
+    }
+
+    /// Says that the VM ends by itself, and no longer by the handler's going.
+    pub fn release(&self) {
+        self.is_released.store(true, Ordering::Release);
     }
 }
 
@@ -232,6 +242,15 @@ mod tests {
         assert_eq!(lost.recv_timeout(NOT_YET), Err(RecvTimeoutError::Timeout));
         drop(handler);
         assert_eq!(lost.recv_timeout(SOON), Ok(HandlerLost::Gone));
+    }
+
+    #[test]
+    fn a_handler_that_goes_when_the_vm_ends_by_itself_is_not_lost() {
+        let (watch, handler, lost) = watched(SOON);
+        watch.release();
+        drop(handler);
+        // The thread ends and drops its end of the channel without a word.
+        assert_eq!(lost.recv_timeout(SOON), Err(RecvTimeoutError::Disconnected));
     }
 
     #[test]

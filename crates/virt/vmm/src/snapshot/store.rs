@@ -10,7 +10,6 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use ringwall_vmm_proto::{CreateSnapshot, HostPath, Place};
-use rustix::fs::OFlags;
 use thiserror::Error;
 
 use super::document::Document;
@@ -47,6 +46,14 @@ pub enum WriteSnapshotError {
         path: String,
         /// What it is used for.
         why: &'static str,
+    },
+    /// Both files are one.
+    #[error("{memory} and {state} are one file, or one has the name that the other is written under first")]
+    Same {
+        /// As it was named.
+        memory: String,
+        /// Likewise.
+        state: String,
     },
     /// What would be written before it is put in its place can't be made, because there is something else.
     #[error("{partial} is {is}; nothing may be there")]
@@ -104,25 +111,19 @@ impl<'a> Target<'a> {
             Place::Path(place) => {
                 files.reach(what, place)?;
                 let partial = partial(place);
+                remove_remains(&partial).map_err(at(path))?;
                 // A guest's memory is nobody else's business.
                 let file = OpenOptions::new()
                     .read(true)
                     .write(true)
-                    .create(true)
-                    .truncate(true)
+                    // Whoever may write to the directory must not choose what is emptied, waited for, or who has it open.
+                    .create_new(true)
                     .mode(0o600)
-                    // Whoever may write to the directory must not choose what is emptied, or what is waited for.
-                    .custom_flags(i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default())
                     .open(&partial)
                     .map_err(|source| match files.failed(what, place, source) {
-                        OpenFileError::Open { source, .. } => at(path)(source),
+                        OpenFileError::Open { source, .. } => not_made(path, &partial, source),
                         outside => outside.into(),
                     })?;
-                let kind = file.metadata().map_err(at(path))?.file_type();
-                if !kind.is_file() {
-                    let is = kind_name(kind);
-                    return Err(WriteSnapshotError::Taken { partial, is });
-                }
                 (file, Progress::Beside(partial))
             }
             Place::Descriptor(_) => (files.open(what, path, Access::ReadWrite)?, Progress::Untouched),
@@ -174,15 +175,60 @@ impl Drop for Target<'_> {
     }
 }
 
-/// Both files, made and empty.
+/// Removes what an earlier attempt that was killed has left. Anything else stays, and is in the way.
+fn remove_remains(partial: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(partial) {
+        Ok(about) if about.is_file() => std::fs::remove_file(partial),
+        _ => Ok(()),
+    }
+}
+
+fn not_made(path: &HostPath, partial: &Path, source: io::Error) -> WriteSnapshotError {
+    let there = std::fs::symlink_metadata(partial);
+    match (source.kind(), there) {
+        (io::ErrorKind::AlreadyExists, Ok(there)) => WriteSnapshotError::Taken {
+            partial: partial.to_owned(),
+            is: kind_name(there.file_type()),
+        },
+        _ => at(path)(source),
+    }
+}
+
+/// A file's directory, as far as it can be looked at, and its name there: the same for every spelling of its path.
+fn name_of(path: &Path) -> (Option<(u64, u64)>, PathBuf) {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = std::fs::metadata(folder.unwrap_or(Path::new("."))).ok();
+    let name = path.file_name().map_or_else(|| path.to_owned(), PathBuf::from);
+    (folder.map(|folder| (folder.dev(), folder.ino())), name)
+}
+
+/// Whether neither file is the other, or stands where the other is written first.
+fn check_names(wanted: &CreateSnapshot) -> Result<(), WriteSnapshotError> {
+    let (Place::Path(memory), Place::Path(state)) = (wanted.mem_file_path.place(), wanted.snapshot_path.place()) else {
+        return Ok(());
+    };
+    let [memory, memory_first] = [name_of(memory), name_of(&partial(memory))];
+    let [state, state_first] = [name_of(state), name_of(&partial(state))];
+    if memory == state || memory == state_first || memory_first == state {
+        return Err(WriteSnapshotError::Same {
+            memory: wanted.mem_file_path.as_str().to_owned(),
+            state: wanted.snapshot_path.as_str().to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// Both files, made and empty. `disks` are the files that drives have by descriptors.
 fn targets<'a>(
     machine: &Machine,
     wanted: &'a CreateSnapshot,
     files: &Files,
+    disks: &[File],
 ) -> Result<(Target<'a>, Target<'a>), WriteSnapshotError> {
+    check_names(wanted)?;
     let mut memory = Target::create("memory file", &wanted.mem_file_path, files)?;
     let mut state = Target::create("state file", &wanted.snapshot_path, files)?;
-    let mut others = Vec::new();
+    let mut others: Vec<(&File, &'static str)> = disks.iter().map(|disk| (disk, "it is a drive of this VM")).collect();
     if let Base::File(base) = machine.base() {
         others.push((base, "this VM's memory is in it"));
     }
@@ -201,20 +247,19 @@ pub fn write_full(
     document: &Document,
     wanted: &CreateSnapshot,
     files: &Files,
+    disks: &[File],
 ) -> Result<Written, WriteSnapshotError> {
-    let (memory, state) = targets(machine, wanted, files)?;
+    let (memory, state) = targets(machine, wanted, files, disks)?;
     let sources = Sources {
         pagemap: machine.pagemap(),
         base: machine.base(),
     };
     let written = memory_file::write_full(machine.memory(), &sources, &memory.file)?;
-    if machine.options().memory.track_dirty {
-        machine.forget_dirty().map_err(|source| SaveMemoryError {
-            what: "clearing the log of changed pages",
-            source,
-        })?;
-    }
     finish(memory, document, state)?;
+    if machine.options().memory.track_dirty {
+        // Nothing is written meanwhile. Should it fail, the next difference has more than it must.
+        let _larger = machine.forget_dirty();
+    }
     Ok(written)
 }
 
@@ -227,8 +272,9 @@ pub fn write_difference(
     document: &Document,
     wanted: &CreateSnapshot,
     files: &Files,
+    disks: &[File],
 ) -> Result<Written, WriteSnapshotError> {
-    let (memory, state) = targets(machine, wanted, files)?;
+    let (memory, state) = targets(machine, wanted, files, disks)?;
     let written = memory_file::write_dirty(machine.memory(), &memory.file, |base, pages| {
         machine.take_dirty(base, pages).map_err(|source| SaveMemoryError {
             what: "reading the log of changed pages",
@@ -236,6 +282,7 @@ pub fn write_difference(
         })
     })?;
     finish(memory, document, state)?;
+    machine.saved_dirty();
     Ok(written)
 }
 

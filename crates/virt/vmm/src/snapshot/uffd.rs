@@ -145,6 +145,9 @@ impl Connection {
     ) -> Result<Self, FaultHandlerError> {
         // It may have been made not to wait, which a message must be able to.
         socket.set_nonblocking(false).map_err(FaultHandlerError::Send)?;
+        // But not for ever: a handler that reads nothing is none.
+        let bounded = set_socket_timeout(&socket, Timeout::Send, Some(CONNECT_TIMEOUT));
+        bounded.map_err(|error| FaultHandlerError::Send(error.into()))?;
         Ok(Connection {
             socket,
             userfault: create(device)?,
@@ -200,6 +203,11 @@ impl FaultHandler {
     /// Says that the snapshot is loaded.
     pub fn loaded(&self) {
         self.watch.loaded();
+    }
+
+    /// Says that the VM ends by itself.
+    pub fn release(&self) {
+        self.watch.release();
     }
 }
 
