@@ -202,7 +202,7 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
         );
     }
     let kvm = open_kvm(given.kvm.take())?;
-    let named = Named::open(args, &given.files)?;
+    let mut named = Named::open(args, &given.files)?;
     let stdout = Outlet::shared(io::stdout().as_fd()).ok();
     // All that this program opens by itself is open, and there is no other thread yet.
     given.files.reach = jail.reach();
@@ -230,7 +230,7 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
         controller,
         files: given.files,
         jail,
-        pagemap: named.pagemap,
+        pagemap: named.pagemap.take(),
         userfault: given.userfault,
         on_vcpu_start,
         begun,
@@ -239,29 +239,8 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
         stdout,
     })
     .map_err(RunError::Wait)?;
-    if let (Some(text), Some(path)) = (&named.metadata, &args.metadata) {
-        let value = serde_json::from_slice(text).map_err(|source| RunError::Metadata {
-            path: path.clone(),
-            source,
-        })?;
-        host.act(Action::PutMmds(value)).map_err(|fault| refused(&fault))?;
-    }
-    if let Some((wanted, file)) = named.metrics {
-        host.count_to(wanted, file).map_err(|fault| refused(&fault))?;
-    }
-    if let Some(text) = &named.configuration {
-        configure(&mut host, text)?;
-    }
-    if args.prepared || args.prepared_for.is_some() {
-        let prepared = host.prepare(named.prepared_for, args.prepared_track_dirty);
-        prepared.map_err(|fault| not_started(&host, &fault))?;
-    }
-    if let Some(clients) = &clients {
-        host.events()
-            .add(borrowed(&clients.wake), Key::Wake)
-            .map_err(RunError::Wait)?;
-    }
-    let end = attend(&mut host, clients.as_ref());
+    // From here on there may be somebody who follows: whatever ends it is told.
+    let end = set_up(&mut host, args, named, clients.as_ref()).and_then(|()| attend(&mut host, clients.as_ref()));
     host.ending();
     told.post(&match &end {
         Ok(end) => last_event(end),
@@ -275,6 +254,33 @@ fn run(args: &Args, api: &Api) -> Result<Exit, RunError> {
     }
     drop(socket);
     Ok(conclude(&end?))
+}
+
+/// Does what the command line says of the machine.
+fn set_up(host: &mut Host, args: &Args, named: Named, clients: Option<&Clients>) -> Result<(), RunError> {
+    if let (Some(text), Some(path)) = (&named.metadata, &args.metadata) {
+        let value = serde_json::from_slice(text).map_err(|source| RunError::Metadata {
+            path: path.clone(),
+            source,
+        })?;
+        host.act(Action::PutMmds(value)).map_err(|fault| refused(&fault))?;
+    }
+    if let Some((wanted, file)) = named.metrics {
+        host.count_to(wanted, file).map_err(|fault| refused(&fault))?;
+    }
+    if let Some(text) = &named.configuration {
+        configure(host, text)?;
+    }
+    if args.prepared || args.prepared_for.is_some() {
+        let prepared = host.prepare(named.prepared_for, args.prepared_track_dirty);
+        prepared.map_err(|fault| not_started(host, &fault))?;
+    }
+    if let Some(clients) = clients {
+        host.events()
+            .add(borrowed(&clients.wake), Key::Wake)
+            .map_err(RunError::Wait)?;
+    }
+    Ok(())
 }
 
 fn attend(host: &mut Host, clients: Option<&Clients>) -> Result<End, RunError> {
