@@ -525,6 +525,10 @@ fn a_snapshot_is_not_written_over_what_it_is_made_of() {
     let body = |state: &str, memory: &str| json!({"snapshot_path": fd(state), "mem_file_path": fd(memory)});
     let text = refused(&vmm, "/snapshot/create", &body("21", MEMORY));
     assert!(text.contains("it is the memory file, too"), "{text}");
+    let whole = fs::metadata(&own).expect("there").len();
+    let text = refused(&vmm, "/snapshot/create", &body(STATE, DISK));
+    assert!(text.contains("it is a drive of this VM"), "{text}");
+    assert_eq!(fs::metadata(&own).expect("there").len(), whole);
     vmm.put("/snapshot/create", &body(STATE, MEMORY));
     drop(vmm);
     let before = fs::metadata(&memory).expect("there");
