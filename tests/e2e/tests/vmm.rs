@@ -269,6 +269,35 @@ fn bad_snapshots_are_refused_and_say_why() {
 }
 
 #[test]
+fn the_smallest_and_largest_machines_boot_and_are_restored() {
+    let Some(binary) = binary() else { return };
+    // The last has memory on both sides of the devices' gap below 4 GiB.
+    for (vcpus, mib) in [(1, 32), (32, 64), (2, 6144)] {
+        let work = tempfile::tempdir().expect("a directory");
+        let first = work.path().join("first");
+        let machine = json!({"vcpu_count": vcpus, "mem_size_mib": mib});
+        let mut vmm = Vmm::boot(&binary, &first, &machine);
+        assert_eq!(vmm.tell(b'b'), "block: ok", "{machine}");
+        let sum = vmm.tell(b's');
+        vmm.pause();
+        let kept = work.path().join("kept");
+        vmm.snapshot("Full", &kept);
+        drop(vmm);
+        let memory = fs::metadata(kept.join("memory")).expect("there");
+        assert_eq!(memory.len(), mib << 20);
+        assert!(
+            memory.blocks() * 512 < 12 << 20,
+            "{machine}: {} blocks",
+            memory.blocks()
+        );
+        free_socket(&first);
+        let mut vmm = Vmm::restore(&binary, &work.path().join("again"), &kept, &[]);
+        assert_eq!(vmm.tell(b's'), sum, "{machine}");
+        assert_eq!(vmm.tell(b'b'), "block: ok", "{machine}");
+    }
+}
+
+#[test]
 fn the_two_files_of_a_snapshot_are_two_however_they_are_named() {
     let Some(binary) = binary() else { return };
     let work = tempfile::tempdir().expect("a directory");
