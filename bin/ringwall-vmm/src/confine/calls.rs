@@ -138,7 +138,15 @@ pub(super) const PATHS: &[i64] = &[
 pub(super) const OLD: &[i64] = &[c::SYS_epoll_wait, c::SYS_poll, c::SYS_time];
 /// What x86_64 has beside [`VMM`] and [`PATHS`].
 #[cfg(target_arch = "x86_64")]
-pub(super) const OLD_PATHS: &[i64] = &[c::SYS_open, c::SYS_readlink, c::SYS_rename, c::SYS_stat, c::SYS_unlink];
+pub(super) const OLD_PATHS: &[i64] = &[
+    // musl's.
+    c::SYS_lstat,
+    c::SYS_open,
+    c::SYS_readlink,
+    c::SYS_rename,
+    c::SYS_stat,
+    c::SYS_unlink,
+];
 /// There are no old calls.
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) const OLD: &[i64] = &[];
