@@ -5,9 +5,11 @@ mod bucket;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use crate::event::timespec;
 
 use bucket::Bucket;
 pub use bucket::{BucketError, BucketSpec, BucketState};
@@ -191,13 +193,6 @@ fn make(spec: Option<BucketSpec>, now_ns: u64) -> Result<Option<Bucket>, BucketE
     match spec {
         Some(spec) => Bucket::new(spec, now_ns),
         None => Ok(None),
-    }
-}
-
-fn timespec(duration: Duration) -> Timespec {
-    Timespec {
-        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: duration.subsec_nanos().into(),
     }
 }
 
