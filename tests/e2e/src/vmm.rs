@@ -39,11 +39,13 @@ pub fn binary() -> Option<PathBuf> {
 /// There is no gcc.
 #[must_use]
 pub fn guest() -> &'static Path {
-    static GUEST: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
-    let (_, path) = GUEST.get_or_init(|| {
-        let folder = tempfile::tempdir().expect("a directory");
+    static GUEST: OnceLock<PathBuf> = OnceLock::new();
+    GUEST.get_or_init(|| {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("payload");
-        let target = folder.path().join("guest.elf");
+        // Beside the test program, where the next run makes it anew: nobody drops a static, so a temporary directory would stay for ever.
+        let program = std::env::current_exe().expect("this program's path");
+        let target = program.with_extension("guest.elf");
+        let made_at = program.with_extension(format!("guest.{}", std::process::id()));
         let flags = "-m64 -O2 -ffreestanding -fno-pic -no-pie -mno-sse -mgeneral-regs-only -mno-red-zone -fno-stack-protector \
                      -mcmodel=small -nostdlib -static -Wall -Wextra -Werror -Wl,-z,noexecstack -Wl,--no-warn-rwx-segments \
                      -Wl,--build-id=none";
@@ -52,14 +54,15 @@ pub fn guest() -> &'static Path {
             .arg("-T")
             .arg(sources.join("guest.ld"))
             .arg("-o")
-            .arg(&target)
+            .arg(&made_at)
             .args([sources.join("start.S"), sources.join("guest.c")])
             .output()
             .expect("gcc is needed for the guest");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        (folder, target)
-    });
-    path
+        // Another run of the same program may be at it too: renamed, it is whole at all times.
+        fs::rename(made_at, &target).expect("the guest in its place");
+        target
+    })
 }
 
 /// A VMM and its guest's serial port.
