@@ -1,9 +1,11 @@
 //! `cargo xtask test`: all checks and tests, cheapest first, and one table at the end.
 //! Every stage runs even when an earlier one failed (its own needs excepted), so that one run shows all that is wrong.
 
+mod logs;
 mod stage;
 mod table;
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -60,7 +62,8 @@ pub(crate) fn run(args: &TestArgs) -> Result<bool, TestError> {
     packages::require_component("rustfmt")?;
     packages::require_component("clippy")?;
     let workspace = Workspace::load()?;
-    let mut runner = Runner::new(workspace.scratch().join("logs"));
+    let logs = logs::make(&testbed::cache_folder().join("logs"));
+    let mut runner = Runner::new(logs.clone());
 
     runner.command("format", with(cargo(), "fmt --all --check"));
     runner.call("layers", || {
@@ -95,11 +98,20 @@ pub(crate) fn run(args: &TestArgs) -> Result<bool, TestError> {
                 runner.call(&format!("guest kernel {arch}"), || build_kernel(&workspace, arch));
             }
             for machine in Machine::ALL {
-                runner.call(&format!("testbed {machine}"), || boot(machine));
+                runner.call(&format!("testbed {machine}"), || {
+                    boot_tried_twice(|suites| {
+                        let nth = if suites.is_empty() { "" } else { "-again" };
+                        boot(machine, suites, &logs.join(format!("testbed-{machine}{nth}.log")))
+                    })
+                });
             }
         }
     }
-    print!("{}", table::render(&runner.stages));
+    let table = table::render(&runner.stages);
+    // As with the logs: all of it is on the terminal too.
+    drop(fs::write(logs.join("table.txt"), &table));
+    println!("\nall output by stages: {}", logs.display());
+    print!("{table}");
     Ok(!runner.stages.iter().any(|stage| stage.outcome.is_failed()))
 }
 
@@ -147,23 +159,51 @@ fn build_kernel(workspace: &Workspace, arch: GuestArch) -> StageOutcome {
     StageOutcome::of_result(built.map(drop).map_err(|error| with_causes(&error)))
 }
 
-fn boot(machine: Machine) -> StageOutcome {
-    let args = TestbedArgs {
+/// Boots a machine with all its suites. Those that failed are run once more in a boot of their own, under the same rules as single tests:
+/// what passes then is reported as flaky, and what is about escapes is never tried twice.
+fn boot_tried_twice(mut boot: impl FnMut(&[&str]) -> Result<testbed::Outcome, testbed::TestbedError>) -> StageOutcome {
+    let first = match boot(&[]) {
+        Ok(outcome) => outcome,
+        Err(error) => return StageOutcome::broken(&with_causes(&error)),
+    };
+    let failed = first.failed_suites;
+    let mut stage = StageOutcome {
+        counts: first.counts,
+        reasons: first.reasons,
+        problems: first.problems,
+        ..StageOutcome::default()
+    };
+    if failed.is_empty() || failed.iter().any(|suite| is_about_escapes(suite)) {
+        return stage;
+    }
+    println!("\n=== once more: {}", failed.join(" "));
+    if let Ok(second) = boot(&failed)
+        && second.problems.is_empty()
+    {
+        stage.counts = first.counts_of_others;
+        stage.counts += second.counts;
+        stage.problems.clear();
+        stage.flaky = failed.into_iter().map(str::to_owned).collect();
+    }
+    stage
+}
+
+/// Boots a machine with some suites, or with all if none is named; the console is kept in `log`.
+fn boot(machine: Machine, suites: &[&str], log: &Path) -> Result<testbed::Outcome, testbed::TestbedError> {
+    let outcome = testbed::boot_and_judge(&TestbedArgs {
         machine,
         keep: false,
         refresh: false,
         timeout: TESTBED_TIMEOUT_S,
-        tests: Vec::new(),
-    };
-    match testbed::boot_and_judge(&args) {
-        Ok(outcome) => StageOutcome {
-            counts: outcome.counts,
-            reasons: outcome.reasons,
-            problems: outcome.problems,
-            ..StageOutcome::default()
-        },
-        Err(error) => StageOutcome::broken(&with_causes(&error)),
-    }
+        tests: suites.iter().map(|&suite| suite.to_owned()).collect(),
+    })?;
+    drop(fs::copy(&outcome.console_log, log)); // the lines were on the terminal too
+    Ok(outcome)
+}
+
+/// The suites that run the attempts at getting out.
+fn is_about_escapes(suite: &str) -> bool {
+    suite.starts_with("namespace") || suite.starts_with("landlock")
 }
 
 fn with(mut command: Command, words: &str) -> Command {
@@ -173,3 +213,70 @@ fn with(mut command: Command, words: &str) -> Command {
 
 /// How long one stage may take: far more than any needs, so that a hanging test fails instead of stopping everything.
 const STAGE_TIMEOUT: Duration = Duration::from_secs(40 * 60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tally::Counts;
+
+    fn outcome(failed_suites: &[&'static str], problems: &[&str]) -> testbed::Outcome {
+        let counts = |passed, failed| Counts {
+            passed,
+            failed,
+            skipped: 1,
+        };
+        testbed::Outcome {
+            counts: counts(9, failed_suites.len() as u64),
+            reasons: Vec::new(),
+            problems: problems.iter().map(|&text| text.to_owned()).collect(),
+            failed_suites: failed_suites.to_vec(),
+            counts_of_others: counts(4, 0),
+            console_log: "console".into(),
+        }
+    }
+
+    /// Boots that end as foretold; returns what the second was asked for.
+    fn tried(first: testbed::Outcome, second: Option<testbed::Outcome>) -> (StageOutcome, Vec<String>) {
+        let mut asked = Vec::new();
+        let mut boots = [Some(first), second].into_iter().flatten();
+        let stage = boot_tried_twice(|suites| {
+            asked = suites.iter().map(|&suite| suite.to_owned()).collect();
+            Ok(boots.next().expect("no boot that isn't foretold"))
+        });
+        (stage, asked)
+    }
+
+    #[test]
+    fn a_suite_that_passes_in_a_second_boot_is_flaky() {
+        let (stage, asked) = tried(outcome(&["vmm"], &["vmm: 1 failed"]), Some(outcome(&[], &[])));
+        assert_eq!(asked, ["vmm"]);
+        assert!(!stage.is_failed());
+        assert_eq!(stage.flaky, ["vmm"]);
+        assert_eq!(
+            (stage.counts.passed, stage.counts.failed, stage.counts.skipped),
+            (13, 0, 2)
+        );
+    }
+
+    #[test]
+    fn a_second_failure_counts_as_the_first_did() {
+        let (stage, _) = tried(
+            outcome(&["vmm"], &["vmm: 1 failed"]),
+            Some(outcome(&["vmm"], &["again"])),
+        );
+        assert!(stage.is_failed() && stage.flaky.is_empty());
+        assert_eq!(stage.problems, ["vmm: 1 failed"]);
+        assert_eq!(stage.counts.failed, 1);
+    }
+
+    #[test]
+    fn escapes_and_what_is_no_suites_fault_have_one_try() {
+        for (suites, problem) in [
+            (&["vmm", "namespace-root"][..], "escaped"),
+            (&[][..], "no TESTBED-DONE"),
+        ] {
+            let (stage, _) = tried(outcome(suites, &[problem]), None);
+            assert!(stage.is_failed() && stage.flaky.is_empty(), "{problem}");
+        }
+    }
+}

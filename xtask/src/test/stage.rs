@@ -71,7 +71,8 @@ pub(crate) struct Stage {
 /// Runs stages one after the other and keeps what came of them.
 #[derive(Debug)]
 pub(crate) struct Runner {
-    logs: PathBuf,
+    /// Where the stages' output is written to.
+    pub(crate) logs: PathBuf,
     /// The stages so far.
     pub(crate) stages: Vec<Stage>,
 }

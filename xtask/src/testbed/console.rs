@@ -63,6 +63,16 @@ impl Problem {
     pub(crate) const fn is_counted(&self) -> bool {
         matches!(self, Self::Failed { failed: 1.., .. })
     }
+
+    /// The suite that it is about, if it is about one.
+    pub(crate) fn suite(&self) -> Option<&str> {
+        match self {
+            Self::Missing(suite) | Self::Unfinished(suite) | Self::NoSummary(suite) | Self::Failed { suite, .. } => {
+                Some(suite)
+            }
+            Self::Panic(_) | Self::Timeout(_) | Self::NotDone(_) => None,
+        }
+    }
 }
 
 impl Console {

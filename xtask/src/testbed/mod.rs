@@ -150,12 +150,18 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> TestbedError {
 /// What came of one boot.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    /// The tests that ran.
+    /// The tests that ran, with each problem that no test's failure tells of as a failure of its own.
     pub(crate) counts: Counts,
     /// Why tests were skipped.
     pub(crate) reasons: Vec<String>,
     /// What is wrong, one line each; none when all is well.
     pub(crate) problems: Vec<String>,
+    /// The suites that something is wrong with, in the order they are run.
+    pub(crate) failed_suites: Vec<&'static str>,
+    /// The tests of all other suites.
+    pub(crate) counts_of_others: Counts,
+    /// What the guest printed.
+    pub(crate) console_log: PathBuf,
 }
 
 /// Boots a machine and prints the verdict; `false` when something failed.
@@ -177,7 +183,7 @@ pub(crate) fn boot_and_judge(args: &TestbedArgs) -> Result<Outcome, TestbedError
     let machine = args.machine;
     packages::require_target(machine.triple())?;
     let workspace = Workspace::load()?;
-    let suites: Vec<&str> = match &*args.tests {
+    let suites: Vec<&'static str> = match &*args.tests {
         [] => machine.suites().to_vec(),
         wanted => SUITES
             .into_iter()
@@ -210,10 +216,18 @@ pub(crate) fn boot_and_judge(args: &TestbedArgs) -> Result<Outcome, TestbedError
     if !args.keep {
         job.remove_images()?;
     }
+    let failed_suites: Vec<&'static str> = suites
+        .into_iter()
+        .filter(|name| problems.iter().any(|problem| problem.suite() == Some(name)))
+        .collect();
     let mut total = Tally::default();
+    let mut counts_of_others = Counts::default();
     for suite in &booted.console.suites {
         total.counts += suite.tally.counts;
         total.reasons.extend(suite.tally.reasons.iter().cloned());
+        if !failed_suites.contains(&&*suite.name) {
+            counts_of_others += suite.tally.counts;
+        }
         println!("testbed {machine}: {}: {}", suite.name, suite.tally.counts);
     }
     for problem in &problems {
@@ -230,5 +244,8 @@ pub(crate) fn boot_and_judge(args: &TestbedArgs) -> Result<Outcome, TestbedError
         counts: total.counts,
         reasons: total.reasons,
         problems,
+        failed_suites,
+        counts_of_others,
+        console_log: job.console_log,
     })
 }
