@@ -117,6 +117,44 @@ fn disk(folder: &Path) -> PathBuf {
     path
 }
 
+/// The files of a VM that is snapshotted and restored, which gets all of them as descriptors.
+struct Files {
+    work: tempfile::TempDir,
+    state: PathBuf,
+    memory: PathBuf,
+    disk: PathBuf,
+}
+
+impl Files {
+    fn new() -> Self {
+        let work = tempfile::tempdir().expect("a directory");
+        let make = |name| {
+            let path = work.path().join(name);
+            File::create(&path).expect("made");
+            path
+        };
+        Self {
+            state: make("state"),
+            memory: make("memory"),
+            disk: disk(work.path()),
+            work,
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.work.path().join(name)
+    }
+
+    /// A VMM to be started with them, but for the memory file, with its own files in the folder `name`.
+    fn launch(&self, name: &str) -> Launch {
+        Launch::new(self.path(name), &["--no-paths"])
+            .file(KERNEL, guest(), "r")
+            .file(DISK, &self.disk, "rw")
+            .file(STATE, &self.state, "rw")
+            .give(VSOCK, json!({"listen": self.path(&format!("{name}.vsock"))}))
+    }
+}
+
 /// Boots the guest with descriptors only; `io_engine` "Sync" is threads.
 fn boot(vmm: &mut Vmm) {
     vmm.put("/machine-config", &json!({"vcpu_count": 2, "mem_size_mib": MEMORY_MIB}));
@@ -300,21 +338,10 @@ fn a_vm_runs_and_is_restored_in_an_empty_root_with_descriptors_only() {
         println!("SKIPPED: only root can lock a process into a directory and change its user");
         return;
     }
-    let work = tempfile::tempdir().expect("a directory");
-    let folder = |name: &str| work.path().join(name);
-    let root = folder("root");
+    let files = Files::new();
+    let root = files.path("root");
     root_with(&binary, &root);
-    let (state, memory) = (folder("state"), folder("memory"));
-    for path in [&state, &memory] {
-        File::create(path).expect("made");
-    }
-    let own = disk(work.path());
-    let mut launch = Launch::new(folder("first"), &["--no-paths"])
-        .file(KERNEL, guest(), "r")
-        .file(DISK, &own, "rw")
-        .file(STATE, &state, "rw")
-        .file(MEMORY, &memory, "rw")
-        .give(VSOCK, json!({"listen": folder("v1")}));
+    let mut launch = files.launch("first").file(MEMORY, &files.memory, "rw");
     launch.root = Some(root.clone());
     launch.user = Some(SOMEBODY);
     let mut vmm = launch.start(&binary);
@@ -338,18 +365,18 @@ fn a_vm_runs_and_is_restored_in_an_empty_root_with_descriptors_only() {
         );
     }
     drop(vmm);
-    let held = fs::metadata(&memory).expect("there");
+    let held = fs::metadata(&files.memory).expect("there");
     assert!(
         held.len() == MEMORY_MIB << 20 && held.blocks() * 512 < 16 << 20,
         "{held:?}"
     );
 
     // Another drive's number, and everything read-only that can be.
-    let mut launch = Launch::new(folder("second"), &["--no-paths", "--prepared-for", "fd:12"])
-        .file(STATE, &state, "r")
-        .file(MEMORY, &memory, "r")
-        .file("20", &own, "rw")
-        .give(VSOCK, json!({"listen": folder("v2")}));
+    let mut launch = Launch::new(files.path("second"), &["--no-paths", "--prepared-for", "fd:12"])
+        .file(STATE, &files.state, "r")
+        .file(MEMORY, &files.memory, "r")
+        .file("20", &files.disk, "rw")
+        .give(VSOCK, json!({"listen": files.path("v2")}));
     launch.root = Some(root);
     launch.user = Some(SOMEBODY);
     let mut vmm = launch.start(&binary);
@@ -436,21 +463,8 @@ fn a_page_fault_handler_can_be_a_connection() {
         println!("SKIPPED: only root may make a userfaultfd everywhere");
         return;
     }
-    let work = tempfile::tempdir().expect("a directory");
-    let folder = |name: &str| work.path().join(name);
-    let (state, memory) = (folder("state"), folder("memory"));
-    for path in [&state, &memory] {
-        File::create(path).expect("made");
-    }
-    let own = disk(work.path());
-    let given = |name: &str| {
-        Launch::new(folder(name), &["--no-paths"])
-            .file(KERNEL, guest(), "r")
-            .file(DISK, &own, "rw")
-            .file(STATE, &state, "rw")
-            .give(VSOCK, json!({"listen": folder(&format!("{name}.vsock"))}))
-    };
-    let mut vmm = given("first").file(MEMORY, &memory, "rw").start(&binary);
+    let files = Files::new();
+    let mut vmm = files.launch("first").file(MEMORY, &files.memory, "rw").start(&binary);
     boot(&mut vmm);
     let sum = vmm.tell(b's');
     vmm.pause();
@@ -460,11 +474,11 @@ fn a_page_fault_handler_can_be_a_connection() {
     );
     drop(vmm);
 
-    let socket = folder("faults");
+    let socket = files.path("faults");
     let mut handler = Command::new("python3")
         .arg("-B")
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vmm_uffd/handler.py"))
-        .args([&socket, &memory])
+        .args([&socket, &files.memory])
         .spawn()
         .expect("python3 is needed for the handler");
     // Its one connection is the VMM's, so nothing else may try.
@@ -476,7 +490,7 @@ fn a_page_fault_handler_can_be_a_connection() {
             .lines()
             .any(|line| line.ends_with(path) && line.contains(" 00010000 "))
     });
-    let mut launch = given("second").give(HANDLER, json!({"connect": socket}));
+    let mut launch = files.launch("second").give(HANDLER, json!({"connect": socket}));
     if Path::new("/dev/userfaultfd").exists() {
         // A user who may make none by the system call, which needs CAP_SYS_PTRACE or a sysctl.
         launch = launch.file("22", Path::new("/dev/userfaultfd"), "rw");
@@ -502,21 +516,10 @@ fn a_page_fault_handler_can_be_a_connection() {
 #[test]
 fn a_snapshot_is_not_written_over_what_it_is_made_of() {
     let Some(binary) = binary() else { return };
-    let work = tempfile::tempdir().expect("a directory");
-    let folder = |name: &str| work.path().join(name);
-    let (state, memory) = (folder("state"), folder("memory"));
-    for path in [&state, &memory] {
-        File::create(path).expect("made");
-    }
-    let own = disk(work.path());
-    let given = |name: &str| {
-        Launch::new(folder(name), &["--no-paths"])
-            .file(KERNEL, guest(), "r")
-            .file(DISK, &own, "rw")
-            .file(STATE, &state, "rw")
-            .file(MEMORY, &memory, "rw")
-            .file("21", &memory, "rw")
-            .give(VSOCK, json!({"listen": folder(&format!("{name}.vsock"))}))
+    let files = Files::new();
+    let given = |name| {
+        let launch = files.launch(name);
+        launch.file(MEMORY, &files.memory, "rw").file("21", &files.memory, "rw")
     };
     let mut vmm = given("first").start(&binary);
     boot(&mut vmm);
@@ -525,13 +528,13 @@ fn a_snapshot_is_not_written_over_what_it_is_made_of() {
     let body = |state: &str, memory: &str| json!({"snapshot_path": fd(state), "mem_file_path": fd(memory)});
     let text = refused(&vmm, "/snapshot/create", &body("21", MEMORY));
     assert!(text.contains("it is the memory file, too"), "{text}");
-    let whole = fs::metadata(&own).expect("there").len();
+    let whole = fs::metadata(&files.disk).expect("there").len();
     let text = refused(&vmm, "/snapshot/create", &body(STATE, DISK));
     assert!(text.contains("it is a drive of this VM"), "{text}");
-    assert_eq!(fs::metadata(&own).expect("there").len(), whole);
+    assert_eq!(fs::metadata(&files.disk).expect("there").len(), whole);
     vmm.put("/snapshot/create", &body(STATE, MEMORY));
     drop(vmm);
-    let before = fs::metadata(&memory).expect("there");
+    let before = fs::metadata(&files.memory).expect("there");
     let mut vmm = given("second").start(&binary);
     let load = json!({
         "snapshot_path": fd(STATE),
@@ -543,7 +546,7 @@ fn a_snapshot_is_not_written_over_what_it_is_made_of() {
     vmm.pause();
     let text = refused(&vmm, "/snapshot/create", &body(STATE, "21"));
     assert!(text.contains("this VM's memory is in it"), "{text}");
-    let after = fs::metadata(&memory).expect("there");
+    let after = fs::metadata(&files.memory).expect("there");
     assert_eq!((before.len(), before.blocks()), (after.len(), after.blocks()));
 }
 
