@@ -37,16 +37,7 @@ struct Machine<'a> {
 /// Plays `data` to the device. What is outside of the machine acts when the input says so.
 pub(super) fn play(make: Make<'_>, outside: &mut dyn FnMut(&mut Input<'_>), data: &[u8]) {
     let mut input = Input::new(data);
-    let memory = ram(MEMORY_BYTES);
-    let (transport, window) = behind_registers(make, &memory);
-    let mut machine = Machine {
-        make,
-        memory,
-        transport,
-        window,
-        queues: Vec::new(),
-        next_buffer: BUFFERS,
-    };
+    let mut machine = Machine::new(make);
     machine.bring_up();
     for _ in 0..MOST_STEPS {
         if input.is_empty() {
@@ -61,21 +52,12 @@ pub(super) fn play(make: Make<'_>, outside: &mut dyn FnMut(&mut Input<'_>), data
 
 /// A device that goes on from a state that somebody made up, with memory that says anything.
 pub(super) fn restore(make: Make<'_>, state: MmioState) {
-    let memory = ram(MEMORY_BYTES);
-    let (transport, window) = behind_registers(make, &memory);
+    let mut machine = Machine::new(make);
     let is_taken = {
-        let mut transport = transport.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut transport = machine.transport.lock().unwrap_or_else(PoisonError::into_inner);
         let is_taken = transport.restore(state).is_ok();
         transport.kick_all();
         is_taken
-    };
-    let mut machine = Machine {
-        make,
-        memory,
-        transport,
-        window,
-        queues: Vec::new(),
-        next_buffer: BUFFERS,
     };
     machine.turn();
     if is_taken {
@@ -91,7 +73,21 @@ fn behind_registers(make: Make<'_>, memory: &GuestRam) -> (Arc<Mutex<MmioTranspo
     (transport, window)
 }
 
-impl Machine<'_> {
+impl<'a> Machine<'a> {
+    /// A device that nothing was done to.
+    fn new(make: Make<'a>) -> Self {
+        let memory = ram(MEMORY_BYTES);
+        let (transport, window) = behind_registers(make, &memory);
+        Self {
+            make,
+            memory,
+            transport,
+            window,
+            queues: Vec::new(),
+            next_buffer: BUFFERS,
+        }
+    }
+
     fn step(&mut self, input: &mut Input<'_>, outside: &mut dyn FnMut(&mut Input<'_>)) {
         match input.byte() % 16 {
             0 => self.poke(input),

@@ -10,7 +10,7 @@
 //! A thread that waits for a page of a handler that is gone waits for ever: a vCPU inside `KVM_RUN`, a disk's worker inside `pread`, the
 //! VMM's own thread inside a device. None of them can be asked to stop, so nothing here is tidied up. The guest must not go on either: its
 //! pages are lost. The watching thread touches no guest memory, takes no lock and writes nowhere: a log that nobody reads would stop it.
-//! So the last words are spoken by a second thread, which it does not wait for longer than [`LAST_WORDS`].
+//! So the last words are spoken by a second thread, which it does not wait for longer than `LAST_WORDS`.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
