@@ -52,7 +52,7 @@ pub fn receive(listener: BorrowedFd<'_>) -> io::Result<Option<Trapped>> {
     let mut notice = Notice::default();
     // SAFETY: the pointer is to a live, zeroed notice, as the call demands.
     match check(libc::c_long::from(unsafe {
-        libc::ioctl(listener.as_raw_fd(), RECEIVE as libc::Ioctl, &raw mut notice)
+        libc::ioctl(listener.as_raw_fd(), crate::request(RECEIVE), &raw mut notice)
     })) {
         Ok(_) => Ok(Some(Trapped {
             id: notice.id,
@@ -77,7 +77,7 @@ pub fn refuse(listener: BorrowedFd<'_>, trapped: &Trapped, errno: i32) -> io::Re
     };
     // SAFETY: the pointer is to a live answer.
     match check(libc::c_long::from(unsafe {
-        libc::ioctl(listener.as_raw_fd(), SEND as libc::Ioctl, &raw const answer)
+        libc::ioctl(listener.as_raw_fd(), crate::request(SEND), &raw const answer)
     })) {
         Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
         _ => Ok(()),

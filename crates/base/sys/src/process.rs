@@ -285,7 +285,7 @@ pub fn loopback_up() -> io::Result<()> {
     request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).unwrap_or(0);
     // SAFETY: the pointer is to a live ifreq, which is what SIOCSIFFLAGS reads.
     let result = check(libc::c_long::from(unsafe {
-        libc::ioctl(socket, libc::SIOCSIFFLAGS as libc::Ioctl, &raw mut request)
+        libc::ioctl(socket, crate::request(libc::SIOCSIFFLAGS), &raw mut request)
     }))
     .map(drop);
     // SAFETY: the descriptor is ours and used nowhere else.

@@ -65,7 +65,7 @@ pub fn create() -> io::Result<OwnedFd> {
 pub fn create_by_device(device: &File) -> io::Result<OwnedFd> {
     let flags = libc::c_long::from(libc::O_CLOEXEC | libc::O_NONBLOCK);
     // SAFETY: the call takes flags only.
-    let descriptor = unsafe { libc::ioctl(device.as_raw_fd(), NEW as libc::Ioctl, flags) };
+    let descriptor = unsafe { libc::ioctl(device.as_raw_fd(), crate::request(NEW), flags) };
     owned(libc::c_long::from(descriptor))
 }
 
@@ -80,7 +80,7 @@ pub fn handshake(userfault: BorrowedFd<'_>, features: u64) -> io::Result<()> {
         ioctls: 0,
     };
     // SAFETY: the pointer is to a live request, which the kernel reads and writes.
-    let done = unsafe { libc::ioctl(userfault.as_raw_fd(), HANDSHAKE as libc::Ioctl, &raw mut request) };
+    let done = unsafe { libc::ioctl(userfault.as_raw_fd(), crate::request(HANDSHAKE), &raw mut request) };
     check(libc::c_long::from(done))?;
     Ok(())
 }
@@ -101,7 +101,7 @@ pub unsafe fn register_missing(userfault: BorrowedFd<'_>, start: *mut u8, bytes:
         ioctls: 0,
     };
     // SAFETY: the pointer is to a live request; the caller vouches for the range.
-    let done = unsafe { libc::ioctl(userfault.as_raw_fd(), REGISTER as libc::Ioctl, &raw mut request) };
+    let done = unsafe { libc::ioctl(userfault.as_raw_fd(), crate::request(REGISTER), &raw mut request) };
     check(libc::c_long::from(done))?;
     Ok(())
 }
