@@ -18,6 +18,7 @@ mod rights;
 mod router;
 mod rpc;
 mod server;
+mod shared_body;
 mod shutdown;
 mod users;
 

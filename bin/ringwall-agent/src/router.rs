@@ -3,11 +3,11 @@
 use std::rc::Rc;
 
 use http::{Method, Request, StatusCode};
-use hyper::body::Incoming;
 use ringwall_agent_proto::{Code, RpcError, filesystem, process, signature};
 
 use crate::agent::Agent;
 use crate::body::{self, Reply};
+use crate::shared_body::SharedBody;
 use crate::{files, rest, rpc};
 
 /// Header of the sandbox's access token.
@@ -25,7 +25,7 @@ pub(crate) enum Access {
 }
 
 /// Answers one request.
-pub(crate) async fn route(agent: Rc<Agent>, request: Request<Incoming>) -> Reply {
+pub(crate) async fn route(agent: Rc<Agent>, request: Request<SharedBody>) -> Reply {
     let access = access(&agent, &request);
     let path = request.uri().path().to_owned();
     let is_get = request.method() == Method::GET;
@@ -65,7 +65,7 @@ fn rpc_method(path: &str) -> Option<(&str, &str)> {
     matches!(service, process::SERVICE | filesystem::SERVICE).then_some((service, method))
 }
 
-fn access(agent: &Agent, request: &Request<Incoming>) -> Access {
+fn access(agent: &Agent, request: &Request<SharedBody>) -> Access {
     let settings = agent.settings.borrow();
     let Some(wanted) = &settings.access_token else {
         return Access::Granted;

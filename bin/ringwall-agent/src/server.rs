@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Request;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -16,6 +17,7 @@ use tokio::sync::Semaphore;
 
 use crate::agent::Agent;
 use crate::arguments::Arguments;
+use crate::shared_body::SharedBody;
 use crate::{ports, router, shutdown};
 
 /// Connections served at a time; more wait in the socket's backlog.
@@ -70,7 +72,13 @@ async fn accept(agent: Rc<Agent>, listener: UnixListener) {
 async fn connection(agent: Rc<Agent>, stream: UnixStream) {
     let service = service_fn(move |request| {
         let agent = agent.clone();
-        async move { Ok::<_, Infallible>(router::route(agent, request).await) }
+        async move {
+            let request = Request::map(request, SharedBody::new);
+            let body = request.body().clone();
+            let reply = router::route(agent, request).await;
+            body.drain_known().await;
+            Ok::<_, Infallible>(reply)
+        }
     });
     // A connection that fails is the client's affair: there is nobody else to tell.
     let _ended = http1::Builder::new()

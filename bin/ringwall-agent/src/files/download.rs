@@ -8,7 +8,6 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Request, Response};
-use hyper::body::Incoming;
 use ringwall_agent_proto::signature::Operation;
 use tokio::task::{JoinHandle, spawn_blocking};
 
@@ -19,19 +18,20 @@ use crate::body::{Body, Reply};
 use crate::paths;
 use crate::rights::as_user;
 use crate::router::Access;
+use crate::shared_body::SharedBody;
 
 /// Bytes read at a time.
 const CHUNK_BYTES: u64 = 128 * 1024;
 
 /// Answers with the file's contents.
-pub(crate) async fn download(agent: &Agent, access: Access, request: Request<Incoming>) -> Reply {
+pub(crate) async fn download(agent: &Agent, access: Access, request: Request<SharedBody>) -> Reply {
     match try_download(agent, access, request).await {
         Ok(reply) => reply,
         Err(error) => error.into_reply(),
     }
 }
 
-async fn try_download(agent: &Agent, access: Access, request: Request<Incoming>) -> Result<Reply, FileError> {
+async fn try_download(agent: &Agent, access: Access, request: Request<SharedBody>) -> Result<Reply, FileError> {
     let (parts, _) = request.into_parts();
     let query = Query::parse(parts.uri.query().unwrap_or_default());
     let user = query.admit(agent, access, Operation::Read, &parts)?;

@@ -12,7 +12,7 @@ use http::header::CONTENT_ENCODING;
 use http_body_util::BodyExt as _;
 
 use super::failure::FileError;
-use super::shared_body::SharedBody;
+use crate::shared_body::SharedBody;
 
 /// Compressed bytes undone at a time: gzip makes at most about 1000 of one, and that much memory may be needed for a moment.
 const STEP_BYTES: usize = 512;

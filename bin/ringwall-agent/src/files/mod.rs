@@ -6,6 +6,5 @@ pub(crate) mod download;
 mod failure;
 mod inflate;
 mod query;
-mod shared_body;
 mod sink;
 pub(crate) mod upload;

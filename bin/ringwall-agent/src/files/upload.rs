@@ -7,7 +7,6 @@ use futures_util::{Stream, TryStreamExt as _};
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, Request, StatusCode};
-use hyper::body::Incoming;
 use multer::Multipart;
 use ringwall_agent_proto::disposition;
 use ringwall_agent_proto::rest::WrittenFile;
@@ -16,12 +15,12 @@ use ringwall_agent_proto::signature::Operation;
 use super::failure::FileError;
 use super::inflate::{Encoding, contents};
 use super::query::Query;
-use super::shared_body::SharedBody;
 use super::sink::Sink;
 use crate::agent::Agent;
 use crate::body::{self, Reply};
 use crate::paths;
 use crate::router::Access;
+use crate::shared_body::SharedBody;
 use crate::users::User;
 
 /// Start of headers that are stored with the file.
@@ -32,9 +31,8 @@ const FILE_FIELD: &str = "file";
 const MAX_FILES: usize = 10_000;
 
 /// Writes what the request carries.
-pub(crate) async fn upload(agent: &Agent, access: Access, request: Request<Incoming>) -> Reply {
+pub(crate) async fn upload(agent: &Agent, access: Access, request: Request<SharedBody>) -> Reply {
     let (parts, body) = request.into_parts();
-    let body = SharedBody::new(body);
     let result = try_upload(agent, access, &parts, body.clone()).await;
     body.drain().await;
     match result {

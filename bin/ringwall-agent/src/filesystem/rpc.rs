@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use http::Request;
-use hyper::body::Incoming;
 use ringwall_agent_proto::filesystem::{
     ListDirRequest, MoveRequest, PathRequest, WatchEvent, WatchRequest, WatcherEvents, WatcherRef,
 };
@@ -19,10 +18,11 @@ use crate::paths;
 use crate::rights::as_user;
 use crate::rpc::stream::EventStream;
 use crate::rpc::{self, CallOptions};
+use crate::shared_body::SharedBody;
 use crate::users::{self, User};
 
 /// Answers a method by name.
-pub(crate) async fn call(agent: Rc<Agent>, method: &str, request: Request<Incoming>) -> Reply {
+pub(crate) async fn call(agent: Rc<Agent>, method: &str, request: Request<SharedBody>) -> Reply {
     let user = users::of_headers(&agent, request.headers())
         .map_err(|error| RpcError::new(Code::Unauthenticated, error.to_string()));
     match method {
@@ -86,7 +86,7 @@ async fn create_watcher(agent: &Agent, user: &User, request: WatchRequest) -> Re
     })
 }
 
-async fn watch_dir(user: Result<User, RpcError>, request: Request<Incoming>) -> Reply {
+async fn watch_dir(user: Result<User, RpcError>, request: Request<SharedBody>) -> Reply {
     if let Some(reply) = rpc::refuse_unless_stream(request.headers()) {
         return reply;
     }

@@ -4,7 +4,6 @@ use std::rc::Rc;
 
 use http::Request;
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use ringwall_agent_proto::process::{
     Empty, Event, ListResponse, ProcessInfo, SelectRequest, SendInputRequest, SendSignalRequest, Signal, StartRequest,
     StreamInputRequest, UpdateRequest,
@@ -18,10 +17,11 @@ use crate::agent::Agent;
 use crate::body::{Body, Reply};
 use crate::rpc::stream::{EventStream, FrameSender};
 use crate::rpc::{self, CallOptions};
+use crate::shared_body::SharedBody;
 use crate::users;
 
 /// Answers a method by name.
-pub(crate) async fn call(agent: Rc<Agent>, method: &str, request: Request<Incoming>) -> Reply {
+pub(crate) async fn call(agent: Rc<Agent>, method: &str, request: Request<SharedBody>) -> Reply {
     match method {
         "Start" => server_stream(&agent, request, start_process).await,
         "Connect" => server_stream(&agent, request, connect).await,
@@ -45,7 +45,7 @@ struct Opened {
 /// Answers with a stream of events, or with one that says why there are none.
 async fn server_stream<Req: serde::de::DeserializeOwned>(
     agent: &Rc<Agent>,
-    request: Request<Incoming>,
+    request: Request<SharedBody>,
     open: impl AsyncFnOnce(&Rc<Agent>, Req, Opened) -> Result<(), RpcError>,
 ) -> Reply {
     if let Some(reply) = rpc::refuse_unless_stream(request.headers()) {
@@ -133,7 +133,7 @@ fn send_signal(agent: &Agent, request: SendSignalRequest) -> Result<Empty, RpcEr
 }
 
 /// Input as a stream of messages, the first of which says for which process.
-async fn stream_input(agent: &Agent, request: Request<Incoming>) -> Reply {
+async fn stream_input(agent: &Agent, request: Request<SharedBody>) -> Reply {
     if let Some(reply) = rpc::refuse_unless_stream(request.headers()) {
         return reply;
     }
@@ -147,7 +147,7 @@ async fn stream_input(agent: &Agent, request: Request<Incoming>) -> Reply {
     }
 }
 
-async fn read_inputs(agent: &Agent, mut body: Incoming) -> Result<(), RpcError> {
+async fn read_inputs(agent: &Agent, mut body: SharedBody) -> Result<(), RpcError> {
     let invalid = |message| RpcError::new(Code::InvalidArgument, message);
     let mut decoder = Decoder::new();
     let mut target: Option<Rc<Process>> = None;

@@ -8,7 +8,6 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use ringwall_agent_proto::{Code, Decoder, MAX_MESSAGE_BYTES, RpcError, envelope};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -16,6 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::body::{self, Body, Reply};
+use crate::shared_body::SharedBody;
 
 /// Type of a stream's bodies, both ways.
 const STREAM_TYPE: &str = "application/connect+json";
@@ -65,7 +65,7 @@ impl CallOptions {
 
 /// Answers an RPC of one message with one message.
 pub(crate) async fn unary<Req, Res>(
-    request: Request<Incoming>,
+    request: Request<SharedBody>,
     handler: impl AsyncFnOnce(Req) -> Result<Res, RpcError>,
 ) -> Reply
 where
@@ -88,7 +88,7 @@ where
 }
 
 /// Reads the one message that asks for a stream. The answer to an error is [`stream_error`].
-pub(crate) async fn stream_request<Req: DeserializeOwned>(request: Request<Incoming>) -> Result<Req, RpcError> {
+pub(crate) async fn stream_request<Req: DeserializeOwned>(request: Request<SharedBody>) -> Result<Req, RpcError> {
     let bytes = read_limited(
         request.into_body(),
         MAX_MESSAGE_BYTES.saturating_add(envelope::HEADER_BYTES),
@@ -179,7 +179,7 @@ pub(crate) fn no_such_method(method: &str) -> Reply {
 }
 
 /// Collects a body of at most `limit` bytes.
-pub(crate) async fn read_limited(mut body: Incoming, limit: usize) -> Result<Bytes, RpcError> {
+pub(crate) async fn read_limited(mut body: SharedBody, limit: usize) -> Result<Bytes, RpcError> {
     let mut collected = BytesMut::new();
     let mut place = None;
     while let Some(frame) = body.frame().await {

@@ -1,5 +1,9 @@
 //! Who may do what: tokens, signed URLs, users.
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
 use http::StatusCode;
 use ringwall_agent_proto::signature::{Claim, Operation, sign};
 use serde_json::json;
@@ -50,6 +54,29 @@ async fn health_and_init_need_no_token_and_the_rest_does() {
     let metrics = sandbox.call("GET", "/metrics", &[TOKEN], "").await.json();
     assert!(metrics["mem_total"].as_u64().unwrap() > 0 && metrics["disk_total"].as_u64().unwrap() > 0);
     assert!(metrics["cpu_count"].as_u64().unwrap() > 0 && metrics["cpu_used_pct"].is_number());
+}
+
+/// The host's proxy is one: an error of its write is all that it would tell its client.
+#[tokio::test]
+async fn a_refusal_reaches_who_is_still_sending() {
+    let sandbox = with_token().await;
+    for path in [
+        "/process.Process/List",
+        "/filesystem.Filesystem/Stat",
+        "/nothing",
+        "/health",
+    ] {
+        let mut wire = UnixStream::connect(sandbox.agent_socket()).unwrap();
+        wire.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let head = "Host: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n";
+        wire.write_all(format!("POST {path} HTTP/1.1\r\n{head}").as_bytes())
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        wire.write_all(b"{}").unwrap_or_else(|error| panic!("{path}: {error}"));
+        let mut status = [0; 12];
+        wire.read_exact(&mut status).unwrap();
+        assert_eq!(&status, b"HTTP/1.1 401", "{path}");
+    }
 }
 
 #[tokio::test]

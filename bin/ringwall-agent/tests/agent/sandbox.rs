@@ -74,6 +74,10 @@ impl Sandbox {
         self.directory.path().join("home")
     }
 
+    pub(crate) fn agent_socket(&self) -> PathBuf {
+        self.directory.path().join("agent")
+    }
+
     pub(crate) fn ports_socket(&self) -> PathBuf {
         self.directory.path().join("ports")
     }
@@ -85,9 +89,7 @@ impl Sandbox {
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let stream = tokio::net::UnixStream::connect(self.directory.path().join("agent"))
-            .await
-            .unwrap();
+        let stream = tokio::net::UnixStream::connect(self.agent_socket()).await.unwrap();
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .unwrap();

@@ -68,14 +68,9 @@ pub(crate) async fn pass(app: &App, id: &str, port: u16, by_host: bool, request:
     };
     let stream = match opened {
         Ok(stream) => stream,
-        Err(ServiceError::NotFound { .. }) => return not_found(id),
-        Err(ServiceError::PortClosed) => {
-            let message = format!("The sandbox is running but port is not open: nothing listens on {port}");
-            return refuse(id, StatusCode::BAD_GATEWAY, message);
-        }
         Err(error) => {
-            tracing::warn!(id, port, %error, cause = ?error, "can't reach a sandbox");
-            return refuse(id, StatusCode::BAD_GATEWAY, error.to_string());
+            drain(request.into_body()).await;
+            return unreachable(id, port, &error);
         }
     };
     let passed = match stream {
@@ -99,6 +94,21 @@ pub(crate) async fn pass(app: &App, id: &str, port: u16, by_host: bool, request:
             "The sandbox closed the connection before it had answered",
         )
     })
+}
+
+/// Says why there is no connection into a sandbox.
+fn unreachable(id: &str, port: u16, error: &ServiceError) -> Response<Body> {
+    match error {
+        ServiceError::NotFound { .. } => not_found(id),
+        ServiceError::PortClosed => {
+            let message = format!("The sandbox is running but port is not open: nothing listens on {port}");
+            refuse(id, StatusCode::BAD_GATEWAY, message)
+        }
+        error => {
+            tracing::warn!(id, port, %error, cause = ?error, "can't reach a sandbox");
+            refuse(id, StatusCode::BAD_GATEWAY, error.to_string())
+        }
+    }
 }
 
 /// What is checked here, before anything is opened. The agent checks its own token.

@@ -1,7 +1,7 @@
 //! A request's body that can still be read to its end when whoever was given it has enough.
 //!
 //! A form ends before its body does, and a refusal comes before both. A client, or a proxy, that is still writing when the connection closes
-//! may lose the answer to the error of its write.
+//! may lose the answer to the error of its write. So every request has such a body, and `server.rs` reads what its answer left.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
-use hyper::body::{Body, Frame, Incoming};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 /// Most that is read of what nobody wants, and for how long.
 const MAX_DRAINED_BYTES: usize = 4 * 1024 * 1024;
@@ -18,15 +18,23 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The body; clones read the same one.
 #[derive(Debug, Clone)]
-pub(super) struct SharedBody(Arc<Mutex<Incoming>>);
+pub(crate) struct SharedBody(Arc<Mutex<Incoming>>);
 
 impl SharedBody {
-    pub(super) fn new(body: Incoming) -> Self {
+    pub(crate) fn new(body: Incoming) -> Self {
         SharedBody(Arc::new(Mutex::new(body)))
     }
 
+    /// Reads what is left and keeps nothing of it, if its sender said how long it is: then that is on its way. A stream without an end in
+    /// sight may be one whose sender waits for the answer.
+    pub(crate) async fn drain_known(self) {
+        if self.size_hint().exact().is_some_and(|left| left > 0) {
+            self.drain().await;
+        }
+    }
+
     /// Reads what is left and keeps nothing of it.
-    pub(super) async fn drain(mut self) {
+    pub(crate) async fn drain(mut self) {
         let read = async {
             let mut bytes = 0;
             while let Some(Ok(frame)) = self.frame().await {
@@ -48,5 +56,9 @@ impl Body for SharedBody {
         // Never held over a wait, and all on one thread.
         let mut body = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Pin::new(&mut *body).poll_frame(context)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).size_hint()
     }
 }
