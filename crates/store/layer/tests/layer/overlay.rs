@@ -153,10 +153,13 @@ fn in_overlay(fixture: &Fixture, seed: u64) -> Option<String> {
     let mount = fixture.place.path().join("mount");
     let out = fixture.place.path().join("out");
     fs::create_dir(&mount).unwrap();
+    // An ordinary user may have no way to where this was built, not even as whom it runs; what it runs, it can read.
+    let program = fixture.place.path().join("program");
+    fs::copy("/proc/self/exe", &program).unwrap();
     let run = Command::new("unshare")
         .args(["-Urm", "sh", "-c", SETUP, "sh"])
         .args([&fixture.target, &fixture.state, &mount])
-        .arg(std::env::current_exe().unwrap())
+        .arg(&program)
         .env("LAYER_ROOT", &mount)
         .env("LAYER_SEED", seed.to_string())
         .env("LAYER_OUT", &out)
