@@ -352,7 +352,8 @@ fn lives(cli: &Cli, id: &str) {
         assert_eq!(cli.sh(copy, "cat /tmp/kept"), "kept\n");
     }
     let rows: serde_json::Value = serde_json::from_str(&cli.run(&["ps", "--json"]).expect(0)).expect("JSON");
-    assert_eq!(rows.as_array().map(Vec::len), Some(4), "{rows}");
+    let all = || cli.run(&["ps", "--all", "--json"]).expect(0) + &cli.run(&["logs", &again]).expect(0);
+    assert_eq!(rows.as_array().map(Vec::len), Some(4), "{rows}\n{}", all());
     assert!(cli.run(&["logs", id]).expect(0).contains("sandbox resumed"));
     let lines: serde_json::Value = serde_json::from_str(&cli.run(&["logs", "--json", id]).expect(0)).expect("JSON");
     assert!(lines.as_array().is_some_and(|lines| lines.len() >= 3), "{lines}");
@@ -404,6 +405,21 @@ fn without_a_server_commands_serve_themselves() {
         walk(&cli);
         let outcome = cli.run(&["port", "x", "80"]);
         assert_eq!(outcome.code, 2);
+    });
+}
+
+/// Each command takes all sandboxes up, and most end before they have done so.
+#[test]
+fn short_commands_lose_no_sandbox() {
+    each_user(|cli| {
+        let ids: Vec<String> = (0..10).map(|_| cli.create(&[])).collect();
+        for round in 0..50 {
+            let listed = cli.run(&["ps"]).expect(0);
+            for id in &ids {
+                assert!(listed.contains(id), "round {round}: {id}\n{}{listed}", cli.listed());
+            }
+        }
+        cli.finish();
     });
 }
 

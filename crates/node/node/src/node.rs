@@ -115,8 +115,15 @@ impl Node {
     }
 
     /// Ends what only this server needs: the sandboxes that wait in the pool. All others go on.
+    ///
+    /// Nothing is recorded from then on. When the runtime ends, tasks that are not done yet see all kinds of errors (what they had handed to
+    /// another thread is cancelled), and what they would conclude from those is wrong: that a sandbox can't be taken up, say. The next server
+    /// goes on from where each record is now, as after a crash.
     pub async fn stop(&self) {
         self.inner.drain_pool().await;
+        if let Err(error) = self.inner.store.close() {
+            tracing::warn!(%error, "the database can't be closed");
+        }
     }
 
     /// Makes an API key and returns its id and the key, which is stored nowhere.

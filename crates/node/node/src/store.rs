@@ -110,6 +110,11 @@ impl Store {
         self.put_all(&[], &[(table, id)])
     }
 
+    /// Takes no change any more, as if this process had been killed now.
+    pub(crate) fn close(&self) -> rusqlite::Result<()> {
+        self.lock().pragma_update(None, "query_only", true)
+    }
+
     /// Makes everything committed so far survive a power cut.
     pub(crate) fn sync(&self) -> rusqlite::Result<()> {
         self.lock().query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(()))
@@ -180,6 +185,22 @@ mod tests {
         drop(store);
         let store = Store::open(&path).unwrap();
         assert_eq!(store.all::<String>(Table::Steps, "steps").unwrap(), ["two"]);
+    }
+
+    #[test]
+    fn nothing_is_written_after_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let store = Store::open(&path).unwrap();
+        store.put(Table::Sandboxes, "a", &"running").unwrap();
+        store.close().unwrap();
+        assert!(store.put(Table::Sandboxes, "a", &"lost").is_err());
+        assert!(store.remove(Table::Sandboxes, "a").is_err());
+        assert_eq!(store.all::<String>(Table::Sandboxes, "sandboxes").unwrap(), ["running"]);
+        drop(store);
+        let store = Store::open(&path).unwrap();
+        assert_eq!(store.all::<String>(Table::Sandboxes, "sandboxes").unwrap(), ["running"]);
+        store.put(Table::Sandboxes, "a", &"again").unwrap();
     }
 
     #[test]
