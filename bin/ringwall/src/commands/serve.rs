@@ -140,8 +140,8 @@ async fn serve(args: ServeArgs) -> Result<ExitCode, Failure> {
     };
     let served = ringwall_api::serve(listener, ready.app, stopped).await;
     remote::withdraw(&directory);
-    served.map_err(Failure::own)?;
     ready.node.stop().await;
+    served.map_err(Failure::own)?;
     ui::note("stopped; sandboxes go on, and the next `ringwall serve` takes them up");
     Ok(ExitCode::SUCCESS)
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ringwall_backend_process::{FreezeWay, Frozen, StateDir, freeze, thaw};
 use ringwall_sandbox::service::{ConnectSandbox, Connected, PauseMode, PauseSandbox, ServiceError, StartedAs};
+use tokio::task::JoinHandle;
 
 use super::{create, start};
 use crate::clock::now_ms;
@@ -188,8 +189,42 @@ async fn blocking<T: Send + 'static>(
     what: &'static str,
     work: impl FnOnce() -> Result<T, String> + Send + 'static,
 ) -> Result<T, ServiceError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(ServiceError::internal(what))?
-        .map_err(ServiceError::internal(what))
+    outcome(what, tokio::task::spawn_blocking(work)).await
+}
+
+/// What came of work on another thread. Work that was cancelled says nothing about a sandbox: the runtime ends, this task with it, and so
+/// nothing is concluded.
+async fn outcome<T>(what: &'static str, work: JoinHandle<Result<T, String>>) -> Result<T, ServiceError> {
+    match work.await {
+        Ok(done) => done.map_err(ServiceError::internal(what)),
+        Err(error) if error.is_cancelled() => std::future::pending().await,
+        Err(error) => Err(ServiceError::internal(what)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn cancelled_work_is_no_failure() {
+        let ended = tokio::runtime::Runtime::new().unwrap();
+        let handle = ended.handle().clone();
+        ended.shutdown_background();
+        let cancelled = handle.spawn_blocking(|| Ok(()));
+        let here = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        here.block_on(async {
+            let waits = tokio::time::timeout(Duration::from_millis(100), outcome("it can't be done", cancelled));
+            assert!(waits.await.is_err());
+            let failed = tokio::task::spawn_blocking(|| Err::<(), _>("no".to_owned()));
+            assert!(outcome("it can't be done", failed).await.is_err());
+            let done = tokio::task::spawn_blocking(|| Ok(7));
+            assert_eq!(outcome("it can't be done", done).await.unwrap(), 7);
+        });
+    }
 }
