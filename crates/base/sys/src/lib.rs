@@ -32,15 +32,10 @@ pub(crate) fn check(value: libc::c_long) -> io::Result<libc::c_long> {
 
 /// An ioctl's request as the C library wants it: glibc as the number that it is, musl as a signed one of the 32 bits that it has
 /// (Documentation/userspace-api/ioctl/ioctl-decoding.rst).
-#[cfg(not(target_env = "musl"))]
+#[cfg_attr(
+    target_env = "musl",
+    expect(clippy::cast_possible_truncation, reason = "it has 32 bits")
+)]
 pub(crate) const fn request(number: libc::c_ulong) -> libc::Ioctl {
-    number
-}
-
-/// An ioctl's request as the C library wants it: glibc as the number that it is, musl as a signed one of the 32 bits that it has
-/// (Documentation/userspace-api/ioctl/ioctl-decoding.rst).
-#[cfg(target_env = "musl")]
-#[expect(clippy::cast_possible_truncation, reason = "it has 32 bits")]
-pub(crate) const fn request(number: libc::c_ulong) -> libc::Ioctl {
-    (number as u32).cast_signed()
+    number as libc::Ioctl
 }
