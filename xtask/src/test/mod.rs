@@ -177,13 +177,15 @@ fn boot_tried_twice(mut boot: impl FnMut(&[&str]) -> Result<testbed::Outcome, te
         return stage;
     }
     println!("\n=== once more: {}", failed.join(" "));
-    if let Ok(second) = boot(&failed)
-        && second.problems.is_empty()
-    {
-        stage.counts = first.counts_of_others;
-        stage.counts += second.counts;
-        stage.problems.clear();
-        stage.flaky = failed.into_iter().map(str::to_owned).collect();
+    match boot(&failed) {
+        Ok(second) if second.problems.is_empty() => {
+            stage.counts = first.counts_of_others;
+            stage.counts += second.counts;
+            stage.problems.clear();
+            stage.flaky = failed.into_iter().map(str::to_owned).collect();
+        }
+        Ok(_) => {} // it has said why
+        Err(error) => println!("{}", with_causes(&error)),
     }
     stage
 }

@@ -71,8 +71,7 @@ pub(crate) struct Stage {
 /// Runs stages one after the other and keeps what came of them.
 #[derive(Debug)]
 pub(crate) struct Runner {
-    /// Where the stages' output is written to.
-    pub(crate) logs: PathBuf,
+    logs: PathBuf,
     /// The stages so far.
     pub(crate) stages: Vec<Stage>,
 }
