@@ -139,7 +139,7 @@ pub(super) const OLD: &[i64] = &[c::SYS_epoll_wait, c::SYS_poll, c::SYS_time];
 /// What x86_64 has beside [`VMM`] and [`PATHS`].
 #[cfg(target_arch = "x86_64")]
 pub(super) const OLD_PATHS: &[i64] = &[
-    // musl's.
+    // By which musl looks at what may be a link; glibc has newfstatat for that.
     c::SYS_lstat,
     c::SYS_open,
     c::SYS_readlink,

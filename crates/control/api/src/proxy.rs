@@ -70,7 +70,7 @@ pub(crate) async fn pass(app: &App, id: &str, port: u16, by_host: bool, request:
         Ok(stream) => stream,
         Err(error) => {
             drain(request.into_body()).await;
-            return unreachable(id, port, &error);
+            return refuse_unreachable(id, port, &error);
         }
     };
     let passed = match stream {
@@ -97,7 +97,7 @@ pub(crate) async fn pass(app: &App, id: &str, port: u16, by_host: bool, request:
 }
 
 /// Says why there is no connection into a sandbox.
-fn unreachable(id: &str, port: u16, error: &ServiceError) -> Response<Body> {
+fn refuse_unreachable(id: &str, port: u16, error: &ServiceError) -> Response<Body> {
     match error {
         ServiceError::NotFound { .. } => not_found(id),
         ServiceError::PortClosed => {

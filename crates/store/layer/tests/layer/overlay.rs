@@ -153,7 +153,7 @@ fn in_overlay(fixture: &Fixture, seed: u64) -> Option<String> {
     let mount = fixture.place.path().join("mount");
     let out = fixture.place.path().join("out");
     fs::create_dir(&mount).unwrap();
-    // An ordinary user may have no way to where this was built, not even as whom it runs; what it runs, it can read.
+    // An ordinary user may have no way to where this was built, but can read what it is running.
     let program = fixture.place.path().join("program");
     fs::copy("/proc/self/exe", &program).unwrap();
     let run = Command::new("unshare")
